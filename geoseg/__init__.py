@@ -1,0 +1,74 @@
+"""geoseg: from GeoTIFF scenes and labels to cultivated-land polygons, with an honest accuracy report.
+
+Each command is a function of the same name with the same options:
+
+    tile      scenes and labels to chips
+    train     chips to a model
+    predict   a model and scenes to class rasters and polygons
+    polygonize  a class raster to polygons
+    evaluate  how far to trust a model or a map
+    info, check   what a file is; what would go wrong
+
+Modules import only from floors below their own: errors, legend, spec, grid, metrics, files; then raster, scenes, labels,
+polygon_labels, split, augment; then chips, models, losses, bundle, inference, vectorise, preflight, report, qgis; then the
+verbs tiling, training, prediction, polygons, evaluation, describing; then cli.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "check": "describing",
+    "evaluate": "evaluation",
+    "info": "describing",
+    "polygonize": "polygons",
+    "predict": "prediction",
+    "tile": "tiling",
+    "train": "training",
+    "GeosegError": "errors",
+    "GeosegWarning": "errors",
+    "ImageSpec": "spec",
+    "Legend": "legend",
+    "parse_legend": "legend",
+}
+
+__all__ = [
+    "GeosegError",
+    "GeosegWarning",
+    "ImageSpec",
+    "Legend",
+    "check",
+    "evaluate",
+    "info",
+    "parse_legend",
+    "polygonize",
+    "predict",
+    "tile",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from geoseg.describing import check, info
+    from geoseg.errors import GeosegError, GeosegWarning
+    from geoseg.evaluation import evaluate
+    from geoseg.legend import Legend, parse_legend
+    from geoseg.polygons import polygonize
+    from geoseg.prediction import predict
+    from geoseg.spec import ImageSpec
+    from geoseg.tiling import tile
+    from geoseg.training import train
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for (PEP 562), so that importing geoseg does not import torch."""
+    if name in _HOMES:
+        value = getattr(import_module(f"geoseg.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'geoseg' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,141 @@
+"""Everything that geoseg raises or warns about.
+
+    GeosegError
+    ├── InputError (ValueError)       what the user gave cannot be used
+    │   ├── RasterError               not a raster, damaged, wrong container, wrong grid
+    │   ├── GeoreferenceError         CRS or transform missing or unusable
+    │   ├── LabelError                labels that do not fit the scene or the legend
+    │   ├── LegendError               classes that cannot be understood
+    │   ├── SplitError                too little ground for the splits asked for
+    │   ├── MismatchError             a scene unlike what the model was trained on
+    │   ├── ModelError                an architecture, weights or bundle that cannot be built or read
+    │   └── FormatError               one of geoseg's own files is damaged or newer than this version
+    ├── MissingFileError (FileNotFoundError)
+    ├── OutputExistsError (FileExistsError)
+    ├── OutputBusyError               another run writes into the same folder
+    ├── DiskError (OSError)           what was written is not what stands on the disk
+    └── PreflightError                several of the above, found before any work began
+
+    GeosegWarning (UserWarning)
+    ├── DataWarning                   something in the data was left out or read in a particular way
+    └── MismatchWarning               the scene differs from the training data, but can be used
+
+Every message is one line: the file, what was found, what is needed, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+class GeosegError(Exception):
+    """The root of every error that geoseg raises on purpose."""
+
+
+class InputError(GeosegError, ValueError):
+    """What the user gave cannot be used."""
+
+
+class RasterError(InputError):
+    """A file that is not a raster, is damaged, or lies on the wrong grid."""
+
+
+class GeoreferenceError(InputError):
+    """A CRS or transform is missing or cannot be used."""
+
+
+class LabelError(InputError):
+    """Labels that do not fit the scene or the legend."""
+
+
+class LegendError(InputError):
+    """Classes that cannot be understood."""
+
+
+class SplitError(InputError):
+    """Too little ground for the splits asked for."""
+
+
+class MismatchError(InputError):
+    """A scene unlike what the model was trained on."""
+
+
+class ModelError(InputError):
+    """An architecture, weights or bundle that cannot be built or read."""
+
+
+class FormatError(InputError):
+    """One of geoseg's own files is damaged, or newer than this version reads."""
+
+
+class MissingFileError(GeosegError, FileNotFoundError):
+    """A file or folder that is not there."""
+
+
+class OutputExistsError(GeosegError, FileExistsError):
+    """An output would replace a file, and `overwrite` was not given."""
+
+
+class OutputBusyError(GeosegError):
+    """Another run writes into the same folder."""
+
+
+class DiskError(GeosegError, OSError):
+    """What was written is not what stands on the disk."""
+
+
+class PreflightError(GeosegError):
+    """Several faults, found before any work began.
+
+    Attributes:
+        faults: the errors, in the order they were found; at least two.
+    """
+
+    def __init__(self, faults: Sequence[GeosegError]):
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class GeosegWarning(UserWarning):
+    """The root of every warning; `--strict` makes each an error."""
+
+
+class DataWarning(GeosegWarning):
+    """Something in the data was left out, or read in a particular way."""
+
+
+class MismatchWarning(GeosegWarning):
+    """A scene differs from the training data, but can be used."""
+
+
+class Faults:
+    """Collects errors so that all of them are reported at once.
+
+    Example:
+        >>> faults = Faults()
+        >>> with faults.collect():
+        ...     raise RasterError("a.tif: not a TIFF")
+        >>> len(faults.errors)
+        1
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[GeosegError] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep a `GeosegError` raised in the block and go on after it."""
+        try:
+            yield
+        except PreflightError as several:
+            self.errors.extend(several.faults)
+        except GeosegError as error:
+            self.errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raise the one error found, or a `PreflightError` with all of them."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise PreflightError(self.errors)

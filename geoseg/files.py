@@ -1,0 +1,234 @@
+"""The one write path: everything is written aside, checked, and moved under its final name last.
+
+A file appears whole or not at all. `publish` serves a single file, `stage` a folder whose files belong together.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from geoseg.errors import DiskError, FormatError, MissingFileError, OutputBusyError, OutputExistsError
+
+_UNFINISHED = ".unfinished"
+_LOCK = ".geoseg.lock"
+_MAX_NAME_BYTES = 255
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise `OutputExistsError` when an output is there already and may not be replaced."""
+    there = [] if overwrite else [path for path in paths if path.exists()]
+    if there:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise OutputExistsError(f"{there[0]}{more}: exists already; choose another --out or allow it with --overwrite")
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise `OutputExistsError` when an output would replace an input, overwrite or not."""
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise OutputExistsError(f"{path}: is an input of this run and is never written to; choose another --out")
+
+
+@contextmanager
+def publish(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Write one file: yields a path beside it to write to, which takes the final name when the block ends well.
+
+    Raises:
+        OutputExistsError: the file is there and `overwrite` is not set.
+        DiskError: the disk did not take the file.
+    """
+    target = Path(path)
+    refuse_existing([target], overwrite)
+    with _make_folder(target.parent):
+        partial = target.with_name(_partial_name(target))
+        try:
+            with _disk_errors(target):
+                yield partial
+                _settle(partial, target)
+                _sync_folder(target.parent)
+        finally:
+            # SQLite leaves a journal beside a GeoPackage that was cut off.
+            for leftover in (partial, *(partial.with_name(partial.name + end) for end in ("-journal", "-wal", "-shm"))):
+                leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def stage(folder: str | Path, *, last: str, replaces: Iterable[str] = (), overwrite: bool = False) -> Iterator[Path]:
+    """Write files that belong together: yields an empty folder to write to, whose files move into `folder` at the end.
+
+    One run at a time may write into a folder; the lock dies with its process. Files in `folder` that are neither
+    written now nor named in `replaces` stay as they are. On an error nothing is left behind.
+
+    Args:
+        folder: where the files go; made if need be.
+        last: name of the file that moves last, so that a folder without it is known to be unfinished.
+        replaces: names, relative to `folder`, of the earlier files that the new ones take the place of.
+        overwrite: whether `last` and what it stands for may be there already.
+
+    Raises:
+        OutputExistsError: `last` is there and `overwrite` is not set.
+        OutputBusyError: another run writes into `folder`.
+        DiskError: the disk did not take the files.
+    """
+    folder = Path(folder)
+    refuse_existing([folder / last], overwrite)
+    with _make_folder(folder), _lock(folder), _disk_errors(folder):
+        staging = folder / _UNFINISHED
+        shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed: we hold the lock now
+        staging.mkdir()
+        try:
+            yield staging
+            (folder / last).unlink(missing_ok=True)
+            for name in replaces:
+                (folder / name).unlink(missing_ok=True)
+            _move(staging, folder, last)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move(staging: Path, folder: Path, last: str) -> None:
+    names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+    for name in sorted(names, key=lambda name: name == Path(last)):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name == Path(last):
+            for parent in {(folder / other).parent for other in names}:
+                _sync_folder(parent)
+        _settle(staging / name, target)
+    _sync_folder(folder)
+
+
+def _settle(partial: Path, target: Path) -> None:
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # a folder cannot be opened elsewhere
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _partial_name(target: Path) -> str:
+    ending = f".{os.getpid()}.part{target.suffix}"
+    room = _MAX_NAME_BYTES - len(ending.encode()) - 1
+    return "." + target.stem.encode()[:room].decode(errors="ignore") + ending
+
+
+@contextmanager
+def _make_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, and take away again what was made when the block fails."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{folder}: the folder cannot be made ({error.strerror}); choose another --out") from error
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # not empty: somebody else wrote here meanwhile
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / _LOCK, timeout=0)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except Timeout:
+            raise OutputBusyError(f"{folder}: another run writes here; wait for it or choose another --out") from None
+        except OSError as error:
+            raise DiskError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (folder / _LOCK).unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    """Say in one line that the disk refused, with the room that is left."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, OSError) and error.errno not in {
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EIO,
+            errno.EROFS,
+        }:
+            raise
+        folder = next(path for path in (target, *target.parents) if path.is_dir())
+        free = shutil.disk_usage(folder).free / 2**20
+        raise DiskError(f"{target}: could not be written ({error}); {free:,.0f} MiB are free in {folder}") from error
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON file into a staged place and read it back.
+
+    Raises:
+        DiskError: what stands on the disk is not what was written.
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+    if path.read_text(encoding="utf-8") != text:
+        raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
+
+
+def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:
+    """Read one of geoseg's own JSON files.
+
+    Args:
+        path: the file.
+        newest: the highest `format` this version reads.
+        what: what the file is, for the message: "a chip folder's chips.json".
+
+    Raises:
+        MissingFileError: it is not there.
+        FormatError: it is damaged, or its `format` is newer.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: not found; {what} is needed") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"{path}: cannot be read as {what} ({error}); make it again") from None
+    version = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise FormatError(f"{path}: is not {what} (no 'format' number in it)")
+    if version > newest:
+        written_by = document.get("geoseg_version", "a newer version")
+        raise FormatError(
+            f"{path}: format {version} found, this version of geoseg reads up to {newest}; "
+            f"install geoseg {written_by} or newer"
+        )
+    return document
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,232 @@
+"""The classes of a map: values, names, colours and roles, in order."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from geoseg.errors import LegendError
+
+Role = Literal["background", "boundary"]
+
+IGNORE = 255
+"""Class index of pixels that are neither learned from nor counted."""
+
+MAX_VALUE = 65535
+
+LEGEND_TAG = "GEOSEG_LEGEND"
+"""GeoTIFF tag of a class raster that holds `Legend.to_list()` as JSON."""
+
+# Paul Tol's "muted" and "light" schemes (personal.sron.nl/~pault): told apart by colour-blind readers; gold first, since
+# the first class that is not background is mostly the cultivated one.
+_COLOURS = (
+    "#e5b52a", "#117733", "#88ccee", "#cc6677", "#332288", "#aa4499", "#44aa99", "#999933", "#882255", "#ee8866",
+    "#bbcc33", "#77aadd", "#ffaabb", "#99ddff", "#aaaa00", "#eedd88",
+)  # fmt: skip
+_BACKGROUND_COLOUR = "#d9d9d9"
+
+
+@dataclass(frozen=True)
+class LegendClass:
+    """One class.
+
+    Attributes:
+        value: what stands in the user's rasters, 0 to 65535.
+        name: what people call it.
+        colour: "#rrggbb".
+        role: `background` (not vectorised unless asked for), `boundary`, or none.
+    """
+
+    value: int
+    name: str
+    colour: str
+    role: Role | None = None
+
+
+@dataclass(frozen=True)
+class Legend:
+    """The classes of a map, in the order of their class indices 0..n-1.
+
+    Raises:
+        LegendError: no class, more than 254, values or names that repeat, a value out of range, an unusable colour or role.
+    """
+
+    classes: tuple[LegendClass, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.classes) < IGNORE:
+            raise LegendError(f"classes: {len(self.classes)} found, 1 to {IGNORE - 1} are possible; group some of them")
+        for what, entries in (("value", self.values), ("name", self.names)):
+            repeated = sorted({str(entry) for entry in entries if list(entries).count(entry) > 1})
+            if repeated:
+                raise LegendError(f"classes: {what} {', '.join(repeated)} stands twice; give each class its own")
+        for entry in self.classes:
+            if not 0 <= entry.value <= MAX_VALUE:
+                raise LegendError(f"class '{entry.name}': value {entry.value} found, 0 to {MAX_VALUE} are possible")
+            if not re.fullmatch(r"#[0-9a-f]{6}", entry.colour):
+                raise LegendError(f"class '{entry.name}': colour '{entry.colour}' found, '#rrggbb' is needed")
+            if entry.role is not None and entry.role not in get_args(Role):
+                raise LegendError(
+                    f"class '{entry.name}': role '{entry.role}' found, known: {', '.join(get_args(Role))}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[LegendClass]:
+        return iter(self.classes)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{entry.value}={entry.name}" for entry in self.classes)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return tuple(entry.value for entry in self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def background(self) -> int | None:
+        """Class index of the background: the class of that role, else value 0 where 0 is a class, else none."""
+        for index, entry in enumerate(self.classes):
+            if entry.role == "background":
+                return index
+        return self.values.index(0) if 0 in self.values else None
+
+    @property
+    def dtype(self) -> str:
+        """The smallest dtype that holds every value and a nodata value: `uint8` or `uint16`."""
+        return "uint8" if max(self.values) <= 255 else "uint16"
+
+    @property
+    def nodata(self) -> int:
+        """The largest value of the dtype that is no class (255 or 65535 as a rule)."""
+        largest = 255 if self.dtype == "uint8" else MAX_VALUE
+        return next(value for value in range(largest, -1, -1) if value not in self.values)
+
+    def index(self, key: int | str) -> int:
+        """Class index of a class named by its name or its value.
+
+        Raises:
+            LegendError: no class is called so.
+        """
+        text = str(key).strip()
+        if text in self.names:
+            return self.names.index(text)
+        if text in map(str, self.values):
+            return list(map(str, self.values)).index(text)
+        raise LegendError(f"class '{text}' is not in the legend ({self}); name a class by its name or value")
+
+    def with_background(self, key: int | str) -> Legend:
+        """The same legend with `key` (name or value) as its only background."""
+        chosen = self.index(key)
+        kept = (replace(entry, role=None) if entry.role == "background" else entry for entry in self.classes)
+        return Legend(tuple(replace(e, role="background") if i == chosen else e for i, e in enumerate(kept)))
+
+    @cached_property
+    def _index_of_value(self) -> np.ndarray:
+        table = np.full(MAX_VALUE + 1, IGNORE, np.uint8)
+        table[list(self.values)] = np.arange(len(self), dtype=np.uint8)
+        return table
+
+    @cached_property
+    def _value_of_index(self) -> np.ndarray:
+        table = np.full(IGNORE + 1, self.nodata, self.dtype)
+        table[: len(self)] = self.values
+        return table
+
+    def to_indices(self, values: np.ndarray) -> np.ndarray:
+        """Class values (any integer dtype, within 0..65535) to class indices (uint8); other values become 255."""
+        return self._index_of_value[values]
+
+    def to_values(self, indices: np.ndarray) -> np.ndarray:
+        """Class indices (uint8) to class values (`dtype`); 255 becomes `nodata`."""
+        return self._value_of_index[indices]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """As it stands in JSON files."""
+        return [{"value": e.value, "name": e.name, "colour": e.colour, "role": e.role} for e in self.classes]
+
+    @classmethod
+    def from_list(cls, entries: Iterable[dict[str, Any]]) -> Legend:
+        """From JSON; colours and names that are missing are made up.
+
+        Raises:
+            LegendError: an entry without a usable value.
+        """
+        partly = []
+        for entry in entries:
+            try:
+                value = int(entry["value"])
+            except (KeyError, TypeError, ValueError):
+                raise LegendError(f"class {entry}: a whole number called 'value' is needed") from None
+            colour = entry.get("colour") or entry.get("color") or None
+            partly.append((value, entry.get("name") or None, colour, entry.get("role") or None))
+        return _complete(partly)
+
+
+def make_legend(values: Sequence[int], names: Sequence[str | None] = (), colours: Sequence[str | None] = ()) -> Legend:
+    """A legend from values; nameless classes are called `class_<value>`."""
+    names = list(names) or [None] * len(values)
+    colours = list(colours) or [None] * len(values)
+    return _complete([(v, n, c, None) for v, n, c in zip(values, names, colours, strict=True)])
+
+
+def parse_legend(spec: str | Path) -> Legend:
+    """Read classes from a text such as `0=background,1=cultivated:#e5b52a`, or from a CSV or JSON file.
+
+    A CSV has the columns `value`, `name` and, if you like, `colour` and `role`; a JSON file is a list of such objects.
+
+    Raises:
+        LegendError: the text or file cannot be understood.
+    """
+    path = Path(spec)
+    if path.suffix.lower() in {".csv", ".json"}:
+        return _read_legend_file(path)
+    partly: list[tuple[int, str | None, str | None, str | None]] = []
+    for part in filter(None, (part.strip() for part in str(spec).split(","))):
+        match = re.fullmatch(r"(\d+)(?:\s*=\s*([^:]+?))?(?:\s*:\s*(#[0-9a-fA-F]{6}))?", part)
+        if not match:
+            raise LegendError(
+                f"--classes '{part}' cannot be read; write VALUE=NAME or VALUE=NAME:#rrggbb, split by commas"
+            )
+        partly.append((int(match[1]), match[2], match[3], None))
+    return _complete(partly)
+
+
+def _read_legend_file(path: Path) -> Legend:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        entries = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LegendError(
+            f"{path}: no legend could be read ({error}); a list of value, name, colour is needed"
+        ) from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise LegendError(f"{path}: a list of objects with value, name, colour is needed")
+    try:
+        return Legend.from_list(entries)
+    except LegendError as error:
+        raise LegendError(f"{path}: {error}") from None
+
+
+def _complete(partly: Sequence[tuple[int, str | None, str | None, str | None]]) -> Legend:
+    """Fill in names, colours and the role that a name tells."""
+    classes: list[LegendClass] = []
+    colours = iter(_COLOURS * (len(partly) // len(_COLOURS) + 1))
+    for value, name, colour, role in partly:
+        name = name or f"class_{value}"
+        role = role or ("background" if name.lower() == "background" else None)
+        fallback = _BACKGROUND_COLOUR if role == "background" or value == 0 else next(colours)
+        classes.append(LegendClass(value, name, (colour or fallback).lower(), role))  # type: ignore[arg-type]
+    return Legend(tuple(classes))
