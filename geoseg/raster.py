@@ -1,0 +1,241 @@
+"""Raster files: opened by what they are, not by what they are called, and read back after they are written."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
+
+from geoseg.errors import DiskError, MissingFileError, RasterError
+
+BLOCK = 512
+"""Side of the blocks of the rasters written here; cores are multiples of it, so each block is written once."""
+
+# A file called scene.tif can hold a VRT or MRF, which read and write wherever they say (GDAL's security notes): the
+# first bytes decide, and GDAL is told which driver to use.
+_DRIVERS = (
+    (b"II*\0", "GTiff"), (b"MM\0*", "GTiff"), (b"II+\0", "GTiff"), (b"MM\0+", "GTiff"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JP2OpenJPEG"), (b"\xff\x4f\xff\x51", "JP2OpenJPEG"),
+)  # fmt: skip
+RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg"})
+
+
+@contextmanager
+def bounded_cache(mebibytes: int = 128) -> Iterator[None]:
+    """Keep GDAL's block cache small, unless the user's environment says how large it shall be.
+
+    Without it the cache may take 5 % of the machine's memory, and reading a tall scene looks like a leak.
+    """
+    # rasterio passes a plain number on as bytes, where the environment variable of the same name means MiB.
+    options = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": mebibytes * 2**20}
+    with rasterio.Env(**options):
+        yield
+
+
+def driver_of(path: Path) -> str:
+    """The GDAL driver for a local file, by its first bytes.
+
+    Raises:
+        MissingFileError: there is no such file.
+        RasterError: it is not a GeoTIFF, JPEG 2000, PNG or JPEG.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: not found; give the path of a raster") from None
+    except OSError as error:
+        raise RasterError(f"{path}: cannot be read ({error.strerror}); give the path of a raster") from None
+    for magic, driver in _DRIVERS:
+        if start.startswith(magic):
+            return driver
+    kind = "a VRT, which may point anywhere" if start.lstrip()[:4] == b"<VRT" else "none of these"
+    raise RasterError(
+        f"{path}: a GeoTIFF, JPEG 2000, PNG or JPEG is needed, found {kind}; convert it with: gdal_translate IN OUT.tif"
+    )
+
+
+@contextmanager
+def open_raster(path: Path) -> Iterator[DatasetReader]:
+    """Open a local raster for reading; faults in it are raised as `RasterError`, also while it is being read."""
+    driver = driver_of(path)
+    with warnings.catch_warnings(), reading(path):
+        # Missing georeference is a fact of the scene (its crs is None) that the verbs speak of where it matters.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path.resolve(), driver=driver) as dataset:
+            yield dataset
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn rasterio's errors into one line that names the file and the cause that GDAL gave."""
+    try:
+        yield
+    except RasterioError as error:
+        cause = error.__cause__ or error
+        raise RasterError(f"{path}: damaged or not readable ({cause}); fetch or make the file again") from error
+
+
+def refuse_truncated(path: Path, dataset: DatasetReader) -> None:
+    """Raise `RasterError` when the last blocks of a TIFF lie past the end of the file.
+
+    A truncated TIFF opens well and fails when it is read, hours later; the offsets tell at once.
+    """
+    if dataset.driver != "GTiff":
+        return
+    rows, cols = dataset.block_shapes[-1]
+    last_row, last_col = math.ceil(dataset.height / rows) - 1, math.ceil(dataset.width / cols) - 1
+    size = path.stat().st_size
+    for col in range(last_col + 1):
+        offset, length = (
+            dataset.get_tag_item(f"BLOCK_{what}_{col}_{last_row}", "TIFF", bidx=dataset.count)
+            for what in ("OFFSET", "SIZE")
+        )
+        if offset and length and int(offset) + int(length) > size:
+            raise RasterError(
+                f"{path}: truncated: {size:,} bytes found, its blocks reach to {int(offset) + int(length):,}; "
+                f"fetch the file again"
+            )
+
+
+def write_geotiff(
+    path: Path,
+    pixels: np.ndarray,
+    *,
+    crs: CRS | None,
+    transform: Affine,
+    nodata: float | None = None,
+    valid: np.ndarray | None = None,
+    band_names: Sequence[str] = (),
+) -> None:
+    """Write a small raster in one go and read it back.
+
+    Args:
+        path: a staged path.
+        pixels: (bands, rows, cols).
+        crs: may be None, for a picture.
+        transform: of the upper left pixel.
+        nodata: written as the nodata value.
+        valid: (rows, cols) bool; written as an internal mask, for data without a nodata value.
+        band_names: written as band descriptions.
+
+    Raises:
+        DiskError: what stands on the disk is not what was written.
+    """
+    count, height, width = pixels.shape
+    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": pixels.dtype,
+               "crs": crs, "transform": transform, "nodata": nodata, "compress": "deflate", "zlevel": 1}  # fmt: skip
+    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile) as dataset:
+            dataset.write(pixels)
+            for band, name in enumerate(band_names, 1):
+                dataset.set_band_description(band, name)
+            if valid is not None:
+                dataset.write_mask(valid)
+        # rasterio is silent when the disk fills at close (rasterio 1.4.4): only reading back tells.
+        try:
+            with rasterio.open(path) as dataset:
+                same = np.array_equal(dataset.read(), pixels, equal_nan=pixels.dtype.kind == "f")
+        except RasterioError:
+            same = False
+    if not same:
+        raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
+
+
+class RasterWriter:
+    """Writes a raster window by window and turns it into a checked, cloud-optimised GeoTIFF.
+
+    GDAL's COG driver holds the whole raster in memory when written to window by window, so the windows go into a plain
+    tiled GeoTIFF first, which is copied.
+
+    Args:
+        path: where the finished raster stands; the plain one stands beside it until then.
+        height: rows.
+        width: columns.
+        dtype: `uint8` or `uint16`.
+        crs: the scene's own.
+        transform: the scene's own.
+        nodata: written to every pixel that no window covers.
+        count: bands.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        height: int,
+        width: int,
+        dtype: str,
+        crs: CRS | None,
+        transform: Affine,
+        nodata: int,
+        count: int = 1,
+    ) -> None:
+        self.path = path
+        self._plain = path.with_name(path.stem + ".plain.tif")
+        self._checksums: dict[tuple[int, int, int, int], int] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            self.dataset: DatasetWriter = rasterio.open(
+                self._plain, "w", driver="GTiff", height=height, width=width, count=count, dtype=dtype, crs=crs,
+                transform=transform, nodata=nodata, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
+                compress="deflate", zlevel=1, bigtiff="if_safer",
+            )  # fmt: skip
+
+    def write(self, pixels: np.ndarray, window: Window) -> None:
+        """Write (bands, rows, cols) at a window."""
+        self.dataset.write(pixels, window=window)
+        self._checksums[window.flatten()] = zlib.crc32(np.ascontiguousarray(pixels).data)
+
+    def close(self) -> None:
+        """Stop without a result."""
+        self.dataset.close()
+        self._plain.unlink(missing_ok=True)
+
+    def finish(self, *, resampling: Resampling, predictor: bool, tags: Mapping[str, Any] | None = None) -> None:
+        """Write the overviews and the final file, and compare it with what was written.
+
+        Raises:
+            DiskError: what stands on the disk is not what was written.
+        """
+        self.dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
+        self.dataset.close()
+        with reading(self.path), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            rasterio.shutil.copy(
+                self._plain, self.path, driver="COG", compress="DEFLATE", blocksize=BLOCK, bigtiff="IF_SAFER",
+                # The COG driver's own choice, CUBIC, makes up classes that are not in the map.
+                overview_resampling=resampling.name.upper(), predictor="YES" if predictor else "NO",
+                num_threads="ALL_CPUS",
+            )  # fmt: skip
+        self._plain.unlink()
+        self._verify()
+
+    def _verify(self) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                with rasterio.open(self.path, driver="GTiff") as dataset:
+                    for (col, row, width, height), checksum in self._checksums.items():
+                        found = zlib.crc32(dataset.read(window=Window(col, row, width, height)).data)
+                        if found != checksum:
+                            raise DiskError(f"{self.path.name}: rows {row}-{row + height} are not what was written")
+        except RasterioError as error:
+            raise DiskError(f"{self.path.name}: what was written cannot be read back; is the disk full?") from error

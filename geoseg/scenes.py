@@ -1,0 +1,284 @@
+"""Scenes: whole rasters, from one file or a stack of single-band files, and which of their pixels are usable."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyproj
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from geoseg.errors import Faults, GeoreferenceError, LabelError, MissingFileError, RasterError
+from geoseg.raster import RASTER_SUFFIXES, open_raster, reading, refuse_truncated
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The facts of a scene; no pixel of it is in memory.
+
+    Attributes:
+        name: the file's stem, or the folder's name for a stack.
+        paths: one file, or one per band.
+        height: rows.
+        width: columns.
+        band_names: band descriptions, else `band_<number>`; the stems for a stack. Alpha is not a band.
+        dtypes: per band.
+        nodata: per band, where the file names one.
+        crs: None for a picture.
+        transform: pixel to CRS coordinates; the identity for a picture.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    height: int
+    width: int
+    band_names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    crs: CRS | None
+    transform: Affine
+
+    def __str__(self) -> str:
+        size = f"{self.height} x {self.width}, {len(self.band_names)} bands {'/'.join(sorted(set(self.dtypes)))}"
+        ground = (
+            f"{self.pixel_size_m:.4g} m, {self.crs.to_string()[:40]}" if self.crs and self.pixel_size_m else "no CRS"
+        )
+        return f"{self.name}: {size}, {ground}"
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of a stack, for messages."""
+        return self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
+
+    @cached_property
+    def pixel_size_m(self) -> float | None:
+        """Side of the pixel at the centre of the scene, in metres on the ground, whatever the CRS."""
+        if self.crs is None:
+            return None
+        to_degrees = pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True)
+        row, col = self.height / 2, self.width / 2
+        corners = [self.transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]
+        xs, ys = zip(*corners, strict=True)
+        (lon, lon_x, lon_y), (lat, lat_x, lat_y) = to_degrees.transform(xs, ys)
+        geod = pyproj.Geod(ellps="WGS84")
+        width = geod.inv(lon, lat, lon_x, lat_x)[2]
+        height = geod.inv(lon, lat, lon_y, lat_y)[2]
+        return math.sqrt(width * height) if math.isfinite(width * height) else None
+
+    @contextmanager
+    def open(self) -> Iterator[SceneReader]:
+        """Open the scene for reading windows."""
+        with ExitStack() as stack:
+            yield SceneReader(self, [stack.enter_context(open_raster(path)) for path in self.paths])
+
+
+class SceneReader:
+    """Reads windows of an open scene; made by `Scene.open`."""
+
+    def __init__(self, scene: Scene, datasets: Sequence[DatasetReader]) -> None:
+        self.scene = scene
+        self._datasets = datasets
+
+    def read(
+        self, window: Window, sources: Sequence[int], edge: Literal["mirror", "nodata"] = "mirror"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window that may stick out of the scene.
+
+        A pixel is valid where every band asked for holds data: no nodata value, no NaN or infinity, and not masked by
+        an internal mask, a .msk file or an alpha band. A nodata value of 0 counts only where every band is 0, because
+        a dark pixel may be 0 in one band.
+
+        Args:
+            window: rows and columns, in pixels of the scene.
+            sources: band numbers, from 1.
+            edge: what stands outside the scene: its mirror image, or zeros that are not valid.
+
+        Returns:
+            Pixels (bands, rows, cols) in the smallest dtype that holds every band, and valid (rows, cols) bool.
+
+        Raises:
+            RasterError: the file is damaged there.
+        """
+        inside = window.intersection(Window(0, 0, self.scene.width, self.scene.height))
+        with reading(self.scene.path):
+            pixels = self._read_bands(inside, sources)
+            nodata = [self.scene.nodata[source - 1] for source in sources]
+            files = self._datasets if len(self._datasets) == 1 else [self._datasets[source - 1] for source in sources]
+            valid = valid_pixels(pixels, nodata, files, inside)
+        before = (inside.row_off - window.row_off, inside.col_off - window.col_off)
+        after = (window.height - inside.height - before[0], window.width - inside.width - before[1])
+        if not any((*before, *after)):
+            return pixels, valid
+        widths = list(zip(before, after, strict=True))
+        if edge == "mirror":
+            return np.pad(pixels, [(0, 0), *widths], "reflect"), np.pad(valid, widths, "reflect")
+        return np.pad(pixels, [(0, 0), *widths]), np.pad(valid, widths)
+
+    def _read_bands(self, window: Window, sources: Sequence[int]) -> np.ndarray:
+        if len(self._datasets) == 1:
+            return self._datasets[0].read(list(sources), window=window)
+        dtype = np.result_type(*(self.scene.dtypes[source - 1] for source in sources))
+        return np.stack([self._datasets[source - 1].read(1, window=window).astype(dtype) for source in sources])
+
+
+def valid_pixels(
+    pixels: np.ndarray, nodata: Sequence[float | None], datasets: Sequence[DatasetReader], window: Window
+) -> np.ndarray:
+    """Where every band holds data, (rows, cols) bool; see `SceneReader.read` for the rule.
+
+    Args:
+        pixels: (bands, rows, cols) as read at `window`.
+        nodata: per band.
+        datasets: the open files, whose internal masks, .msk files and alpha bands count too.
+        window: inside the rasters.
+    """
+    valid = np.ones(pixels.shape[1:], bool)
+    if pixels.dtype.kind == "f":
+        valid &= np.isfinite(pixels).all(axis=0)
+    zeros = [band for band, value in zip(pixels, nodata, strict=True) if value == 0]
+    if zeros:
+        valid &= np.any([band != 0 for band in zeros], axis=0)
+    for band, value in zip(pixels, nodata, strict=True):
+        if value:  # NaN is dealt with above; as a float, a nodata of -9999 in a byte band matches no byte
+            valid &= band != np.asarray(value, band.dtype if band.dtype.kind == "f" else np.float64)
+    for dataset in datasets:
+        if MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
+            valid &= dataset.read_masks(1, window=window) > 0
+    return valid
+
+
+def find_scenes(inputs: Sequence[str | Path], *, stack: bool = False) -> list[Scene]:
+    """Describe every scene named: files, folders of files, or with `stack` folders of single-band files.
+
+    Raises:
+        PreflightError, or the one error: something missing, not a raster, damaged, or two scenes of one name.
+    """
+    faults, scenes = Faults(), []
+    for entry in map(Path, inputs):
+        with faults.collect():
+            if stack:
+                scenes.append(_describe_stack(entry))
+                continue
+            for path in list_rasters(entry) if entry.is_dir() else [entry]:
+                with faults.collect():
+                    scenes.append(describe_scene(path))
+    with faults.collect():
+        _refuse_twins(scenes)
+    faults.raise_any()
+    return scenes
+
+
+def list_rasters(folder: Path) -> list[Path]:
+    """The rasters of a folder, in natural order (band 2 before band 10).
+
+    Raises:
+        MissingFileError: there are none.
+    """
+    found = [path for path in folder.iterdir() if path.suffix.lower() in RASTER_SUFFIXES and path.name[0] != "."]
+    if not found:
+        raise MissingFileError(f"{folder}: no raster in this folder; put GeoTIFFs there or name another folder")
+    return sorted(found, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", path.name.lower())])
+
+
+def describe_scene(path: Path) -> Scene:
+    """The facts of one raster file.
+
+    Raises:
+        MissingFileError, RasterError: it cannot be read.
+        GeoreferenceError: it is placed by control points only.
+    """
+    with open_raster(path) as dataset:
+        refuse_truncated(path, dataset)
+        bands = [i for i, kind in enumerate(dataset.colorinterp) if kind != ColorInterp.alpha]
+        if not bands or any(np.dtype(dataset.dtypes[i]).kind not in "uif" for i in bands):
+            raise RasterError(f"{path}: bands of {set(dataset.dtypes)} found; integers or floats are needed")
+        if dataset.crs is None and dataset.gcps[0]:
+            raise GeoreferenceError(
+                f"{path}: placed by ground control points only; give it a grid with: gdalwarp {path.name} OUT.tif"
+            )
+        return Scene(
+            name=path.stem,
+            paths=(path,),
+            height=dataset.height,
+            width=dataset.width,
+            band_names=tuple(dataset.descriptions[i] or f"band_{i + 1}" for i in bands),
+            dtypes=tuple(dataset.dtypes[i] for i in bands),
+            nodata=tuple(dataset.nodatavals[i] for i in bands),
+            crs=dataset.crs,
+            transform=dataset.transform,
+        )
+
+
+def _describe_stack(folder: Path) -> Scene:
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: with --stack each scene is a folder of single-band files")
+    faults, bands = Faults(), []
+    for path in list_rasters(folder):
+        with faults.collect():
+            band = describe_scene(path)
+            bands.append(band)
+            if len(band.band_names) != 1:
+                raise RasterError(f"{path}: {len(band.band_names)} bands found, --stack needs single-band files")
+            _refuse_other_grid(band, bands[0])
+    faults.raise_any()
+    first = bands[0]
+    return Scene(
+        name=folder.resolve().name,
+        paths=tuple(band.path for band in bands),
+        height=first.height,
+        width=first.width,
+        band_names=tuple(band.name for band in bands),
+        dtypes=tuple(band.dtypes[0] for band in bands),
+        nodata=tuple(band.nodata[0] for band in bands),
+        crs=first.crs,
+        transform=first.transform,
+    )
+
+
+def _refuse_other_grid(band: Scene, first: Scene) -> None:
+    size = (band.height, band.width) == (first.height, first.width)
+    if size and band.crs == first.crs and band.transform.almost_equals(first.transform, precision=1e-6):
+        return
+    left, top = first.transform @ (0, 0)
+    right, bottom = first.transform @ (first.width, first.height)
+    crs = shlex.quote(first.crs.to_string() if first.crs else "")
+    raise RasterError(
+        f"{band.path}: another grid than {first.path.name}; mend it with: gdalwarp -t_srs {crs} "
+        f"-te {left} {bottom} {right} {top} -ts {first.width} {first.height} {band.path.name} OUT.tif"
+    )
+
+
+def _refuse_twins(scenes: Sequence[Scene]) -> None:
+    seen: dict[str, Scene] = {}
+    for scene in scenes:
+        twin = seen.setdefault(scene.name.lower(), scene)
+        if twin is not scene:
+            raise RasterError(
+                f"{scene.path} and {twin.path}: two scenes called '{scene.name}'; rename one, since outputs bear the name"
+            )
+
+
+def refuse_no_overlap(path: Path, scene: Scene, bounds: Sequence[float]) -> None:
+    """Raise `LabelError` when a file's bounds (left, bottom, right, top in the scene's CRS) do not meet the scene."""
+    corners = [
+        scene.transform @ at for at in ((0, 0), (scene.width, 0), (0, scene.height), (scene.width, scene.height))
+    ]
+    xs, ys = zip(*corners, strict=True)
+    left, bottom, right, top = bounds
+    if right <= min(xs) or left >= max(xs) or top <= min(ys) or bottom >= max(ys):
+        raise LabelError(
+            f"{path}: does not overlap {scene.path} (in its CRS: x {left:.6g}..{right:.6g}, y {bottom:.6g}..{top:.6g} against "
+            f"x {min(xs):.6g}..{max(xs):.6g}, y {min(ys):.6g}..{max(ys):.6g}); check both CRSs"
+        )

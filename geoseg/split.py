@@ -1,0 +1,202 @@
+"""Which chips learn, which choose the epoch and which judge: by blocks of ground, so that no ground is in two splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyproj
+import shapely
+
+from geoseg.errors import SplitError
+
+SplitBy = Literal["block", "random", "scene"]
+
+SPLITS = ("train", "val", "test")
+_BLOCK_SIZES = (8, 4, 2, 1)
+_ENOUGH_BLOCKS = 30
+_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Where a chip lies on the ground.
+
+    Attributes:
+        scene: name of its scene.
+        crs: any CRS that pyproj reads, or None for a picture.
+        corners: the four corners in that CRS, in order around the chip.
+    """
+
+    scene: str
+    crs: str | None
+    corners: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The outcome for a list of chips.
+
+    Attributes:
+        names: per chip `train`, `val`, `test`, or None where the chip crosses a border between two splits.
+        blocks: per chip the number of its block (for the block bootstrap).
+        block_size: chips per side of a block; 0 where the split is not by block.
+        shared_ground: area that chips of different splits have in common, as a share of all val and test ground.
+    """
+
+    names: tuple[str | None, ...]
+    blocks: tuple[int, ...]
+    block_size: int
+    shared_ground: float
+
+
+def parse_ratio(text: str) -> tuple[float, float, float]:
+    """`8:1:1` to shares of train, val and test that sum to 1.
+
+    Raises:
+        SplitError: not three numbers, or no share for training.
+    """
+    parts = text.split(":")
+    if len(parts) != 3 or not all(re.fullmatch(r"\d+(\.\d+)?", part) for part in parts) or float(parts[0]) == 0:
+        raise SplitError(f"--split '{text}': three numbers such as 8:1:1 are needed, the first above 0")
+    numbers = [float(part) for part in parts]
+    return numbers[0] / sum(numbers), numbers[1] / sum(numbers), numbers[2] / sum(numbers)
+
+
+def split_chips(
+    footprints: Sequence[Footprint],
+    class_pixels: np.ndarray,
+    *,
+    ratio: tuple[float, float, float],
+    by: SplitBy = "block",
+    block_size: int | None = None,
+    seed: int = 0,
+) -> Split:
+    """Share out chips so that the splits have the sizes asked for and look alike.
+
+    With `block`, the ground is cut into square blocks of neighbouring chips, across scenes and dates, and a block goes to
+    one split as a whole. A chip that reaches into a block of another split is dropped. With `scene`, whole scenes go to
+    one split. With `random` chips are shared out one by one, and neighbours leak into each other.
+
+    Args:
+        footprints: per chip.
+        class_pixels: (chips, classes) labelled pixels of each class.
+        ratio: shares of train, val and test.
+        by: what is kept together.
+        block_size: chips per side of a block; None takes the largest of 8, 4, 2 and 1 that leaves 30 blocks.
+        seed: of the draw.
+
+    Raises:
+        SplitError: fewer blocks (or scenes, or chips) than splits.
+    """
+    outlines = _outlines(footprints)
+    size = 0
+    if by == "block":
+        sizes = (block_size,) if block_size else _BLOCK_SIZES
+        for size in sizes:
+            groups = _blocks(footprints, outlines, size)
+            if len(np.unique(groups)) >= _ENOUGH_BLOCKS:
+                break
+    elif by == "scene":
+        groups = np.unique([footprint.scene for footprint in footprints], return_inverse=True)[1]
+    else:
+        groups = np.arange(len(footprints))
+    wanted = np.array([share for share in ratio if share > 0])
+    kinds = [name for name, share in zip(SPLITS, ratio, strict=True) if share > 0]
+    _refuse_too_few(len(np.unique(groups)), len(kinds), by)
+    chosen = _draw(groups, class_pixels, wanted, seed)
+    overlap = _overlaps(footprints, outlines, chosen)
+    names: list[str | None] = [kinds[index] for index in chosen]
+    if by == "block":
+        # Dropping both sides of a crossing pair would cost more than the leak is: training chips give way.
+        for first, second, _ in overlap:
+            names[first if chosen[first] <= chosen[second] else second] = None
+        overlap = []
+    held_out = sum(shapely.area(o) for o, index in zip(outlines, chosen, strict=True) if index > 0)
+    shared = sum(area for _, _, area in overlap) / held_out if held_out else 0.0
+    return Split(tuple(names), tuple(int(group) for group in groups), size, float(shared))
+
+
+def _outlines(footprints: Sequence[Footprint]) -> np.ndarray:
+    """Footprints as polygons in one common CRS: their own where all agree, else an equal-area one for the whole earth."""
+    systems = {footprint.crs for footprint in footprints if footprint.crs}
+    corners = np.array([footprint.corners for footprint in footprints], float)
+    if len(systems) > 1:
+        for crs in systems:
+            at = np.array([footprint.crs == crs for footprint in footprints])
+            to_common = pyproj.Transformer.from_crs(crs, "EPSG:6933", always_xy=True)
+            corners[at] = np.stack(to_common.transform(corners[at][..., 0], corners[at][..., 1]), axis=-1)
+    return shapely.polygons(corners)
+
+
+def _blocks(footprints: Sequence[Footprint], outlines: np.ndarray, size: int) -> np.ndarray:
+    """Number of the block in which each chip's centre lies; pictures without a CRS have ground of their own."""
+    bounds = shapely.bounds(outlines)
+    sides = np.max(bounds[:, 2:] - bounds[:, :2], axis=0) * size
+    # Blocks start at a corner of the first chip, so that on one grid no chip crosses a border between blocks.
+    origin = bounds[0, :2]
+    cells = np.floor((shapely.get_coordinates(shapely.centroid(outlines)) - origin) / sides).astype(int)
+    ground = [footprint.scene if footprint.crs is None else "" for footprint in footprints]
+    keys = [(where, col, row) for where, (col, row) in zip(ground, cells.tolist(), strict=True)]
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return np.array([numbers[key] for key in keys])
+
+
+def _refuse_too_few(groups: int, splits: int, by: str) -> None:
+    if groups < splits:
+        raise SplitError(
+            f"{groups} {by}s of chips found, {splits} splits need at least {splits}; use a smaller --chip-size, "
+            f"--split 1:0:0 (all for training) or --split-by scene with more scenes"
+        )
+
+
+def _draw(groups: np.ndarray, class_pixels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Index of the split of each chip: the best of many shuffles.
+
+    Of each shuffle of the groups, the first fill the last split up to its share, the next the one before, and the rest
+    trains. That shuffle is kept whose splits come nearest to the shares asked for, in chips and in pixels of each class,
+    as a ratio, so that a rare class counts as much as a common one and a split without a class is a bad split.
+    """
+    _, groups = np.unique(groups, return_inverse=True)
+    count = int(groups.max()) + 1
+    facts = np.zeros((count, 1 + class_pixels.shape[1]))
+    np.add.at(facts, groups, np.column_stack([np.ones(len(groups)), class_pixels]))
+    facts = facts[:, facts.sum(axis=0) > 0]
+    facts /= facts.sum(axis=0)
+    rng = np.random.default_rng(seed)
+    best, best_cost = np.zeros(count, int), np.inf
+    for _ in range(min(_TRIES, max(20, 20_000_000 // count))):
+        order = rng.permutation(count)
+        filled = np.cumsum(facts[order, 0])
+        middles = filled - facts[order, 0] / 2
+        assigned = np.empty(count, int)
+        assigned[order] = len(wanted) - 1 - np.searchsorted(np.cumsum(wanted[::-1])[:-1], middles)
+        if len(np.unique(assigned)) < len(wanted):
+            assigned[order[: len(wanted)]] = np.arange(len(wanted))[::-1]
+        shares = np.stack([facts[assigned == split].sum(axis=0) for split in range(len(wanted))])
+        cost = np.abs(np.log((shares + 1e-4) / (wanted[:, None] + 1e-4))).sum()
+        if cost < best_cost:
+            best, best_cost = assigned, cost
+    return best[groups]
+
+
+def _overlaps(
+    footprints: Sequence[Footprint], outlines: np.ndarray, chosen: np.ndarray
+) -> list[tuple[int, int, float]]:
+    """Pairs of chips of different splits that share ground, with the area they share."""
+    tree = shapely.STRtree(outlines)
+    first, second = tree.query(outlines, predicate="intersects")
+    pairs = (first < second) & (chosen[first] != chosen[second])
+    found = []
+    for a, b in zip(first[pairs].tolist(), second[pairs].tolist(), strict=True):
+        own_ground = footprints[a].crs is None or footprints[b].crs is None
+        if own_ground and footprints[a].scene != footprints[b].scene:
+            continue
+        area = float(shapely.intersection(outlines[a], outlines[b]).area)
+        # Neighbours on one grid touch; rounding in a projection is not shared ground.
+        if area > 1e-6 * float(outlines[a].area):
+            found.append((a, b, area))
+    return found
