@@ -1,0 +1,138 @@
+"""Faults found before the first byte of work: of scenes alone, of scenes with labels, of scenes with a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from geoseg.errors import Faults, MismatchError, MismatchWarning, RasterError
+from geoseg.labels import is_vector, match_labels
+from geoseg.polygon_labels import read_vector
+from geoseg.scenes import Scene, describe_scene, find_scenes
+from geoseg.spec import ImageSpec
+
+_PIXEL_SIZE_TOLERANCE = 1.25
+
+
+def preflight_scenes(inputs: Sequence[str | Path], *, stack: bool, faults: Faults) -> list[Scene]:
+    """Describe the scenes that can be; what is wrong with the others goes into `faults`."""
+    scenes: list[Scene] = []
+    with faults.collect():
+        scenes = find_scenes(inputs, stack=stack)
+    return scenes
+
+
+def preflight_labels(scenes: Sequence[Scene], labels: str | Path, faults: Faults) -> list[Path]:
+    """The label file of each scene; what is wrong goes into `faults`, as far as it shows without reading pixels."""
+    paths: list[Path] = []
+    with faults.collect():
+        paths = match_labels(labels, scenes)
+    for path in dict.fromkeys(paths):
+        with faults.collect():
+            if is_vector(path):
+                read_vector(path, [])
+            else:
+                describe_scene(path)
+    return paths
+
+
+def choose_bands(scene: Scene, bands: str | Sequence[int | str] | None) -> tuple[int, ...]:
+    """Band numbers, from 1, for numbers or names such as `4,3,2` or `red,green,blue`; all of them where none is named.
+
+    Raises:
+        RasterError: the scene has no such band.
+    """
+    if bands is None:
+        return tuple(range(1, len(scene.band_names) + 1))
+    chosen = []
+    for band in bands.split(",") if isinstance(bands, str) else bands:
+        text = str(band).strip()
+        if text in scene.band_names:
+            chosen.append(scene.band_names.index(text) + 1)
+        elif text.isdigit() and 1 <= int(text) <= len(scene.band_names):
+            chosen.append(int(text))
+        else:
+            known = ", ".join(f"{number} {name}" for number, name in enumerate(scene.band_names, 1))
+            raise RasterError(f"{scene.path}: no band '{text}'; bands found: {known}")
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise RasterError(f"{scene.path}: --bands {bands}: name each band once, such as 4,3,2")
+    return tuple(chosen)
+
+
+def alike_bands(scenes: Sequence[Scene], bands: str | Sequence[int | str] | None, faults: Faults) -> tuple[int, ...]:
+    """The band numbers to cut from every scene; scenes of other band counts or dtypes go into `faults`."""
+    sources: tuple[int, ...] = ()
+    for scene in scenes:
+        with faults.collect():
+            sources = choose_bands(scene, bands)
+            first = scenes[0]
+            facts = [
+                (len(s.band_names), tuple(s.dtypes[b - 1] for b in sources if b <= len(s.dtypes)))
+                for s in (scene, first)
+            ]
+            if facts[0] != facts[1]:
+                raise MismatchError(
+                    f"{scene.path}: {facts[0][0]} bands {'/'.join(sorted(set(facts[0][1])))} found, {first.path} has "
+                    f"{facts[1][0]} {'/'.join(sorted(set(facts[1][1])))}; chips of one folder must be alike, tile them apart"
+                )
+    return sources
+
+
+def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str] | None = None) -> tuple[int, ...]:
+    """The scene's bands for a model, in the order in which it takes them.
+
+    Bands are found by the names that the training scenes had, else by their numbers where the scene has as many bands as
+    the training scenes, else in order where it has as many as the model takes. `bands` overrides this.
+
+    Raises:
+        MismatchError: no such choice, or 8-bit data for a model of 16-bit or float data or the reverse.
+    """
+    count = len(scene.band_names)
+    if bands is not None:
+        sources = choose_bands(scene, bands)
+    elif set(image.names) <= set(scene.band_names):
+        sources = tuple(scene.band_names.index(name) + 1 for name in image.names)
+    elif count == image.source_count:
+        sources = image.sources
+    else:
+        sources = tuple(range(1, count + 1))
+    if len(sources) != len(image.bands):
+        needed = ", ".join(image.names)
+        raise MismatchError(
+            f"{scene.path}: {len(sources)} bands found, the model takes {len(image.bands)} ({needed}); choose them with --bands"
+        )
+    _match_dtypes(scene, image, sources)
+    _match_pixel_size(scene, image)
+    return sources
+
+
+def _match_dtypes(scene: Scene, image: ImageSpec, sources: Sequence[int]) -> None:
+    pairs = {(scene.dtypes[source - 1], band.dtype) for source, band in zip(sources, image.bands, strict=True)}
+    for found, needed in sorted(pairs):
+        if (np.dtype(found).itemsize == 1) != (np.dtype(needed).itemsize == 1):
+            raise MismatchError(
+                f"{scene.path}: {found} pixels found, the model was trained on {needed}, whose values mean something else; "
+                f"use the product the model was trained on"
+            )
+        if found != needed:
+            warnings.warn(
+                f"{scene.path}: {found} pixels found, the model was trained on {needed}; right only if the units are the same",
+                MismatchWarning,
+                stacklevel=3,
+            )
+
+
+def _match_pixel_size(scene: Scene, image: ImageSpec) -> None:
+    if not scene.pixel_size_m or not image.pixel_size_m:
+        return
+    factor = scene.pixel_size_m / image.pixel_size_m
+    if not 1 / _PIXEL_SIZE_TOLERANCE <= factor <= _PIXEL_SIZE_TOLERANCE:
+        warnings.warn(
+            f"{scene.path}: pixels of {scene.pixel_size_m:.3g} m, the model was trained on {image.pixel_size_m:.3g} m "
+            f"({factor:.2g} times as large); resample the scene with gdalwarp -tr for a map to trust",
+            MismatchWarning,
+            stacklevel=3,
+        )
