@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,21 +83,16 @@ class ChipFolder:
         return str(self.path)
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {len(self.chips)} chips of {self.image.chip_size} x {self.image.chip_size}"]
-        lines.append(f"  bands    {', '.join(self.image.names)} ({'/'.join(sorted(set(self.image.dtypes)))})")
-        for split in SPLITS:
-            chips = self.of(split)
-            pixels = self.class_pixels(split)
-            shares = ", ".join(
-                f"{name} {100 * count / max(pixels.sum(), 1):.1f} %"
-                for name, count in zip(self.legend.names, pixels, strict=True)
-            )
-            lines.append(f"  {split:<8} {len(chips):>6} chips" + (f"   {shares}" if len(chips) else ""))
         facts = self.facts["split"]
-        lines.append(
-            f"  split    by {facts['by']}, {100 * facts['shared_ground']:.1f} % of val and test ground also in train"
+        return "\n".join(
+            [
+                f"{self.path}: {len(self.chips)} chips of {self.image.chip_size} x {self.image.chip_size}",
+                f"  bands    {', '.join(self.image.names)} ({'/'.join(sorted(set(self.image.dtypes)))})",
+                *split_lines(self.chips, self.legend),
+                f"  split    by {facts['by']}; {100 * facts['shared_ground']:.1f} % of val and test ground is in another split too",
+                *left_out_lines(self.facts["left_out"]),
+            ]
         )
-        return "\n".join(lines)
 
     def of(self, split: str) -> list[Chip]:
         """The chips of one split."""
@@ -104,9 +100,7 @@ class ChipFolder:
 
     def class_pixels(self, split: str) -> np.ndarray:
         """Labelled pixels of each class in a split, (classes,) int64."""
-        return (
-            np.array([chip.class_pixels for chip in self.of(split)], np.int64).reshape(-1, len(self.legend)).sum(axis=0)
-        )
+        return class_pixels(self.of(split), self.legend)
 
     def read(self, chip: Chip) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pixels (bands, rows, cols), valid (rows, cols) bool and mask (rows, cols) uint8 class indices of one chip.
@@ -129,20 +123,13 @@ class ChipFolder:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in chips.json."""
-        splits = {
-            split: {
-                "chips": len(self.of(split)),
-                "class_pixels": dict(zip(self.legend.names, self.class_pixels(split).tolist(), strict=True)),
-            }
-            for split in SPLITS
-        }
         return {
             "format": _FORMAT,
             "geoseg_version": geoseg.__version__,
             "image": self.image.to_dict(),
             "legend": self.legend.to_list(),
             **self.facts,
-            "splits": splits,
+            "splits": split_counts(self.chips, self.legend),
             "chips": [asdict(chip) for chip in self.chips],
         }
 
@@ -168,3 +155,34 @@ def open_chips(path: str | Path) -> ChipFolder:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path / INDEX}: {error} is missing or not as it should be; make the chips again") from None
+
+
+def class_pixels(chips: Iterable[Chip], legend: Legend) -> np.ndarray:
+    """Labelled pixels of each class in some chips, (classes,) int64."""
+    return np.array([chip.class_pixels for chip in chips], np.int64).reshape(-1, len(legend)).sum(axis=0)
+
+
+def split_counts(chips: Sequence[Chip], legend: Legend) -> dict[str, dict[str, Any]]:
+    """Chips and labelled pixels per class of each split."""
+    counts = {}
+    for split in SPLITS:
+        own = [chip for chip in chips if chip.split == split]
+        pixels = dict(zip(legend.names, class_pixels(own, legend).tolist(), strict=True))
+        counts[split] = {"chips": len(own), "class_pixels": pixels}
+    return counts
+
+
+def split_lines(chips: Sequence[Chip], legend: Legend) -> list[str]:
+    """A line for each split: how many chips, and what is in them."""
+    lines = []
+    for split, counts in split_counts(chips, legend).items():
+        total = max(sum(counts["class_pixels"].values()), 1)
+        shares = ", ".join(f"{name} {100 * pixels / total:.1f} %" for name, pixels in counts["class_pixels"].items())
+        lines.append(f"  {split:<8} {counts['chips']:>5} chips" + (f"   {shares}" if counts["chips"] else ""))
+    return lines
+
+
+def left_out_lines(left_out: dict[str, int]) -> list[str]:
+    """A line on the chips that were left out, if any were."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+    return [f"  left out {reasons}"] if reasons else []

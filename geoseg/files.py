@@ -127,7 +127,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _partial_name(target: Path) -> str:
     ending = f".{os.getpid()}.part{target.suffix}"
-    room = _MAX_NAME_BYTES - len(ending.encode()) - 1
+    room = _MAX_NAME_BYTES - len(f".{ending}-journal".encode())  # SQLite needs the last part
     return "." + target.stem.encode()[:room].decode(errors="ignore") + ending
 
 

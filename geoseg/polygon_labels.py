@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -15,11 +15,10 @@ import shapely
 from rasterio.features import rasterize
 from rasterio.windows import Window, transform
 
+from geoseg.choices import Other, Unlabelled
 from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError, MissingFileError
 from geoseg.legend import Legend, make_legend
 from geoseg.scenes import Scene, refuse_no_overlap
-
-Unlabelled = Literal["background", "ignore"]
 
 
 def read_polygons(path: Path, scene_crs: Any, columns: Sequence[str] | None = None) -> gpd.GeoDataFrame:
@@ -148,7 +147,7 @@ class PolygonLabels:
         class_field: str | None,
         unlabelled: Unlabelled,
         all_touched: bool,
-        other: Literal["error", "ignore"],
+        other: Other,
     ) -> None:
         frame = read_polygons(path, scene.crs, [class_field] if class_field else [])
         left, bottom, right, top = frame.total_bounds

@@ -15,6 +15,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -75,11 +76,19 @@ def driver_of(path: Path) -> str:
 def open_raster(path: Path) -> Iterator[DatasetReader]:
     """Open a local raster for reading; faults in it are raised as `RasterError`, also while it is being read."""
     driver = driver_of(path)
-    with warnings.catch_warnings(), reading(path):
-        # Missing georeference is a fact of the scene (its crs is None) that the verbs speak of where it matters.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path.resolve(), driver=driver) as dataset:
+    with reading(path):
+        with _georeference_optional():
+            dataset = rasterio.open(path.resolve(), driver=driver)
+        with dataset:
             yield dataset
+
+
+@contextmanager
+def _georeference_optional() -> Iterator[None]:
+    """Keep rasterio quiet: a scene's missing georeference is a fact that the verbs speak of where it matters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 @contextmanager
@@ -90,6 +99,16 @@ def reading(path: Path) -> Iterator[None]:
     except RasterioError as error:
         cause = error.__cause__ or error
         raise RasterError(f"{path}: damaged or not readable ({cause}); fetch or make the file again") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn GDAL's errors while writing into one line; about a disk that fills at close it says nothing."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError) as error:  # rasterio.shutil.copy lets the latter through
+        cause = error.__cause__ or error
+        raise DiskError(f"{path.name}: could not be written ({cause}); is the disk full?") from error
 
 
 def refuse_truncated(path: Path, dataset: DatasetReader) -> None:
@@ -140,10 +159,10 @@ def write_geotiff(
     """
     count, height, width = pixels.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": pixels.dtype,
-               "crs": crs, "transform": transform, "nodata": nodata, "compress": "deflate", "zlevel": 1}  # fmt: skip
-    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **profile) as dataset:
+               "crs": crs, "transform": transform, "nodata": nodata, "compress": "deflate", "zlevel": 1,
+               "alpha": "no"}  # GDAL takes the fourth of four byte bands for alpha  # fmt: skip
+    with _georeference_optional(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        with _writing(path), rasterio.open(path, "w", **profile) as dataset:
             dataset.write(pixels)
             for band, name in enumerate(band_names, 1):
                 dataset.set_band_description(band, name)
@@ -153,6 +172,8 @@ def write_geotiff(
         try:
             with rasterio.open(path) as dataset:
                 same = np.array_equal(dataset.read(), pixels, equal_nan=pixels.dtype.kind == "f")
+                if valid is not None:
+                    same &= np.array_equal(dataset.read_masks(1) > 0, valid)
         except RasterioError:
             same = False
     if not same:
@@ -191,17 +212,17 @@ class RasterWriter:
         self.path = path
         self._plain = path.with_name(path.stem + ".plain.tif")
         self._checksums: dict[tuple[int, int, int, int], int] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with _writing(path), _georeference_optional():
             self.dataset: DatasetWriter = rasterio.open(
                 self._plain, "w", driver="GTiff", height=height, width=width, count=count, dtype=dtype, crs=crs,
                 transform=transform, nodata=nodata, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
-                compress="deflate", zlevel=1, bigtiff="if_safer",
+                compress="deflate", zlevel=1, bigtiff="if_safer", photometric="minisblack",
             )  # fmt: skip
 
     def write(self, pixels: np.ndarray, window: Window) -> None:
         """Write (bands, rows, cols) at a window."""
-        self.dataset.write(pixels, window=window)
+        with _writing(self.path):
+            self.dataset.write(pixels, window=window)
         self._checksums[window.flatten()] = zlib.crc32(np.ascontiguousarray(pixels).data)
 
     def close(self) -> None:
@@ -215,10 +236,9 @@ class RasterWriter:
         Raises:
             DiskError: what stands on the disk is not what was written.
         """
-        self.dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
-        self.dataset.close()
-        with reading(self.path), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with _writing(self.path), _georeference_optional():
+            self.dataset.update_tags(AREA_OR_POINT="Area", **(tags or {}))
+            self.dataset.close()
             rasterio.shutil.copy(
                 self._plain, self.path, driver="COG", compress="DEFLATE", blocksize=BLOCK, bigtiff="IF_SAFER",
                 # The COG driver's own choice, CUBIC, makes up classes that are not in the map.
@@ -230,12 +250,10 @@ class RasterWriter:
 
     def _verify(self) -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(self.path, driver="GTiff") as dataset:
-                    for (col, row, width, height), checksum in self._checksums.items():
-                        found = zlib.crc32(dataset.read(window=Window(col, row, width, height)).data)
-                        if found != checksum:
-                            raise DiskError(f"{self.path.name}: rows {row}-{row + height} are not what was written")
+            with _georeference_optional(), rasterio.open(self.path, driver="GTiff") as dataset:
+                for (col, row, width, height), checksum in self._checksums.items():
+                    found = zlib.crc32(dataset.read(window=Window(col, row, width, height)).data)
+                    if found != checksum:
+                        raise DiskError(f"{self.path.name}: rows {row}-{row + height} are not what was written")
         except RasterioError as error:
             raise DiskError(f"{self.path.name}: what was written cannot be read back; is the disk full?") from error

@@ -65,17 +65,26 @@ class Scene:
     @cached_property
     def pixel_size_m(self) -> float | None:
         """Side of the pixel at the centre of the scene, in metres on the ground, whatever the CRS."""
-        if self.crs is None:
+        area = self.pixel_area_m2(Window(self.width / 2, self.height / 2, 1, 1))
+        return math.sqrt(area) if area else None
+
+    def pixel_area_m2(self, window: Window) -> float | None:
+        """Mean area on the ground of the pixels of a small window, on the WGS 84 ellipsoid; None without a CRS."""
+        if self._to_degrees is None:
             return None
-        to_degrees = pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True)
-        row, col = self.height / 2, self.width / 2
-        corners = [self.transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]
-        xs, ys = zip(*corners, strict=True)
-        (lon, lon_x, lon_y), (lat, lat_x, lat_y) = to_degrees.transform(xs, ys)
+        row, col = window.row_off, window.col_off
+        corners = ((col, row), (col + window.width, row), (col, row + window.height))
+        xs, ys = zip(*(self.transform @ corner for corner in corners), strict=True)
+        (lon, lon_right, lon_down), (lat, lat_right, lat_down) = self._to_degrees.transform(xs, ys)
         geod = pyproj.Geod(ellps="WGS84")
-        width = geod.inv(lon, lat, lon_x, lat_x)[2]
-        height = geod.inv(lon, lat, lon_y, lat_y)[2]
-        return math.sqrt(width * height) if math.isfinite(width * height) else None
+        azimuth_right, _, right = geod.inv(lon, lat, lon_right, lat_right)
+        azimuth_down, _, down = geod.inv(lon, lat, lon_down, lat_down)
+        area = right * down * abs(math.sin(math.radians(azimuth_down - azimuth_right)))
+        return area / (window.width * window.height) if math.isfinite(area) else None
+
+    @cached_property
+    def _to_degrees(self) -> pyproj.Transformer | None:
+        return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True) if self.crs else None
 
     @contextmanager
     def open(self) -> Iterator[SceneReader]:
@@ -128,7 +137,8 @@ class SceneReader:
 
     def _read_bands(self, window: Window, sources: Sequence[int]) -> np.ndarray:
         if len(self._datasets) == 1:
-            return self._datasets[0].read(list(sources), window=window)
+            numbers = _bands(self._datasets[0])
+            return self._datasets[0].read([numbers[source - 1] for source in sources], window=window)
         dtype = np.result_type(*(self.scene.dtypes[source - 1] for source in sources))
         return np.stack([self._datasets[source - 1].read(1, window=window).astype(dtype) for source in sources])
 
@@ -154,9 +164,19 @@ def valid_pixels(
         if value:  # NaN is dealt with above; as a float, a nodata of -9999 in a byte band matches no byte
             valid &= band != np.asarray(value, band.dtype if band.dtype.kind == "f" else np.float64)
     for dataset in datasets:
-        if MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
+        flags = dataset.mask_flag_enums[0]
+        if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
             valid &= dataset.read_masks(1, window=window) > 0
+        if ColorInterp.alpha in dataset.colorinterp:  # GDAL's own mask forgets it where there is a nodata value
+            valid &= dataset.read(dataset.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
     return valid
+
+
+def _bands(dataset: DatasetReader) -> list[int]:
+    """Numbers, in the file, of the bands that are not alpha."""
+    return [
+        number for number, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind != ColorInterp.alpha
+    ]
 
 
 def find_scenes(inputs: Sequence[str | Path], *, stack: bool = False) -> list[Scene]:
@@ -189,7 +209,9 @@ def list_rasters(folder: Path) -> list[Path]:
     found = [path for path in folder.iterdir() if path.suffix.lower() in RASTER_SUFFIXES and path.name[0] != "."]
     if not found:
         raise MissingFileError(f"{folder}: no raster in this folder; put GeoTIFFs there or name another folder")
-    return sorted(found, key=lambda path: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", path.name.lower())])
+    return sorted(
+        found, key=lambda path: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", path.name.lower())]
+    )
 
 
 def describe_scene(path: Path) -> Scene:
@@ -201,7 +223,7 @@ def describe_scene(path: Path) -> Scene:
     """
     with open_raster(path) as dataset:
         refuse_truncated(path, dataset)
-        bands = [i for i, kind in enumerate(dataset.colorinterp) if kind != ColorInterp.alpha]
+        bands = [number - 1 for number in _bands(dataset)]
         if not bands or any(np.dtype(dataset.dtypes[i]).kind not in "uif" for i in bands):
             raise RasterError(f"{path}: bands of {set(dataset.dtypes)} found; integers or floats are needed")
         if dataset.crs is None and dataset.gcps[0]:
@@ -247,9 +269,16 @@ def _describe_stack(folder: Path) -> Scene:
     )
 
 
+def same_grid(scene: Scene, other: Scene) -> bool:
+    """Whether two scenes have one size and CRS, and pixels that lie on each other to a hundredth of a pixel."""
+    if (scene.height, scene.width, scene.crs) != (other.height, other.width, other.crs):
+        return False
+    corners = ((0, 0), (scene.width, 0), (0, scene.height))
+    return all(math.dist(~scene.transform @ (other.transform @ corner), corner) < 0.01 for corner in corners)
+
+
 def _refuse_other_grid(band: Scene, first: Scene) -> None:
-    size = (band.height, band.width) == (first.height, first.width)
-    if size and band.crs == first.crs and band.transform.almost_equals(first.transform, precision=1e-6):
+    if same_grid(band, first):
         return
     left, top = first.transform @ (0, 0)
     right, bottom = first.transform @ (first.width, first.height)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-Scaling = Literal["dataset", "unit", "percentile"]
+from geoseg.choices import Scaling
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ImageSpec:
             np.array(column, np.float32)[:, None, None]
             for column in zip(*((*band.clip, band.offset, band.scale) for band in self.bands), strict=True)
         )
-        with np.errstate(invalid="ignore"):  # NaN and inf stand only where a pixel is not valid
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN, inf, -1.8e308 stand only where a pixel is not valid
             scaled = (np.clip(pixels.astype(np.float32), low, high) - offset) / scale
         return np.where(valid, scaled, np.float32(0))
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import pyproj
 import shapely
 
+from geoseg.choices import SplitBy, SplitName
 from geoseg.errors import SplitError
 
-SplitBy = Literal["block", "random", "scene"]
-
-SPLITS = ("train", "val", "test")
+SPLITS = get_args(SplitName)
 _BLOCK_SIZES = (8, 4, 2, 1)
 _ENOUGH_BLOCKS = 30
 _TRIES = 1000

@@ -8,22 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
 
-from geoseg.chips import Chip
+from geoseg.chips import Chip, left_out_lines, split_counts, split_lines
+from geoseg.choices import Other, SplitBy, Unlabelled
 from geoseg.errors import DataWarning, Faults, LabelError, SplitError
 from geoseg.grid import chip_windows
 from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend
 from geoseg.legend import IGNORE, Legend, parse_legend
-from geoseg.polygon_labels import Area, PolygonLabels, Unlabelled, class_field_values, polygon_legend
+from geoseg.polygon_labels import Area, PolygonLabels, class_field_values, polygon_legend
 from geoseg.progress import Progress
 from geoseg.scenes import Scene, SceneReader
-from geoseg.split import Footprint, Split, SplitBy, parse_ratio, split_chips
-
-Other = Literal["error", "ignore"]
+from geoseg.split import Footprint, Split, parse_ratio, split_chips
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,20 @@ class Plan:
     left_out: dict[str, int]
     stretched: bool
     options: TileOptions
+
+    def __str__(self) -> str:
+        size = self.options.chip_size
+        lines = [f"{len(self.chips)} chips of {size} x {size} from {len(self.scenes)} scenes, classes {self.legend}"]
+        return "\n".join([*lines, *split_lines(self.chips, self.legend), *left_out_lines(self.left_out)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "legend": self.legend.to_list(),
+            "splits": split_counts(self.chips, self.legend),
+            "left_out": self.left_out,
+            "shared_ground": self.split.shared_ground,
+        }
 
     def mask(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Class values (rows, cols) to class indices uint8: 255 where they are not known or not in the legend."""

@@ -14,6 +14,7 @@ import shapely
 from rasterio.windows import Window, transform
 
 from geoseg.chips import FOOTPRINTS, INDEX, Chip, ChipFolder, open_chips
+from geoseg.choices import Other, Scaling, SplitBy, Unlabelled
 from geoseg.errors import Faults, GeosegError, InputError, MismatchWarning
 from geoseg.files import refuse_existing, stage, write_json
 from geoseg.legend import IGNORE
@@ -21,9 +22,9 @@ from geoseg.preflight import alike_bands, preflight_labels, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache, write_geotiff
 from geoseg.scenes import Scene
-from geoseg.spec import ImageSpec, Scaling, StatisticsSum, scale_bands
-from geoseg.split import SplitBy, parse_ratio
-from geoseg.survey import Other, PairReader, Plan, TileOptions, Unlabelled, survey
+from geoseg.spec import ImageSpec, StatisticsSum, scale_bands
+from geoseg.split import parse_ratio
+from geoseg.survey import PairReader, Plan, TileOptions, survey
 
 
 def tile(
@@ -176,7 +177,7 @@ def _write_chip(plan: Plan, chip: Chip, pair: PairReader, staging: Path) -> tupl
     nodata = _common_nodata([scene.nodata[source - 1] for source in plan.sources])
     if nodata is not None:
         pixels[:, ~valid] = nodata
-    place = {"crs": scene.crs, "transform": transform(window, scene.transform)}
+    place: dict[str, Any] = {"crs": scene.crs, "transform": transform(window, scene.transform)}
     names = [scene.band_names[source - 1] for source in plan.sources]
     # Without a nodata value to tell them, pixels that are not valid are told by an internal mask.
     masked = valid if nodata is None and not valid.all() else None

@@ -1,0 +1,138 @@
+"""A model bundle: weights and every fact that prediction needs, as data that is never run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+import geoseg
+from geoseg.errors import FormatError, MissingFileError, ModelError
+from geoseg.files import read_json, sha256, write_json
+from geoseg.legend import Legend
+from geoseg.models import Architecture, Segmenter
+from geoseg.spec import ImageSpec
+
+CARD = "model.json"
+WEIGHTS = "model.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model on disk.
+
+    Attributes:
+        path: the folder.
+        architecture: what the network is built from.
+        image: what it expects of an image.
+        legend: what its classes mean.
+        training: recipe, options, epochs and library versions.
+        metrics: of the validation chips at the best epoch.
+        weights_sha256: hexadecimal SHA-256 of the weights file.
+    """
+
+    path: Path
+    architecture: Architecture
+    image: ImageSpec
+    legend: Legend
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    weights_sha256: str
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        arch = self.architecture
+        scale = f"pixels of {self.image.pixel_size_m:.3g} m" if self.image.pixel_size_m else "pixels of unknown size"
+        return "\n".join(
+            [
+                f"{self.path}: {arch.arch}, {len(self.legend)} classes, {len(self.image.bands)} bands, {scale}",
+                f"  bands      {', '.join(self.image.names)} ({'/'.join(sorted(set(self.image.dtypes)))})",
+                f"  classes    {self.legend}",
+                f"  epochs     best {self.training['best_epoch']} of {self.training['epochs_run']}",
+                *(f"  val {name:<6} {value:.3f}" for name, value in self.metrics.items() if isinstance(value, float)),
+                f"  weights    {self.weights_sha256[:16]}",
+            ]
+        )
+
+    def network(self) -> Segmenter:
+        """The trained network in evaluation mode, in float32 on the CPU.
+
+        Raises:
+            ModelError: the weights are missing, damaged, or not those that the card speaks of.
+        """
+        path = self.path / WEIGHTS
+        if not path.exists():
+            raise MissingFileError(f"{path}: not found; the bundle needs its weights beside {CARD}")
+        if sha256(path) != self.weights_sha256:
+            raise ModelError(
+                f"{path}: not the weights that {CARD} speaks of (SHA-256 differs); copy the whole folder again"
+            )
+        network = self.architecture.build()
+        try:
+            network.load_state_dict(safetensors.torch.load_file(path))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise ModelError(
+                f"{path}: does not fit {CARD} ({str(error).splitlines()[0]}); train the model again"
+            ) from None
+        return network.eval()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in model.json."""
+        return {
+            "format": _FORMAT,
+            "geoseg_version": geoseg.__version__,
+            "architecture": self.architecture.to_dict(),
+            "image": self.image.to_dict(),
+            "legend": self.legend.to_list(),
+            "training": self.training,
+            "metrics": self.metrics,
+            "weights_sha256": self.weights_sha256,
+        }
+
+
+def write_bundle(
+    folder: Path,
+    weights: dict[str, torch.Tensor],
+    *,
+    architecture: Architecture,
+    image: ImageSpec,
+    legend: Legend,
+    training: dict[str, Any],
+    metrics: dict[str, Any],
+) -> None:
+    """Write weights and card into a staged folder."""
+    path = folder / WEIGHTS
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    bundle = Bundle(folder, architecture, image, legend, training, metrics, sha256(path))
+    write_json(folder / CARD, bundle.to_dict())
+    bundle.network()  # what cannot be loaded again must not take the place of what can
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Read a bundle's card; the weights are read by `Bundle.network`.
+
+    Raises:
+        MissingFileError: no model.json.
+        FormatError, ModelError: damaged, or from a newer version.
+    """
+    path = Path(path)
+    document = read_json(path / CARD, newest=_FORMAT, what="a model made by geoseg train")
+    try:
+        return Bundle(
+            path,
+            Architecture.from_dict(document["architecture"]),
+            ImageSpec.from_dict(document["image"]),
+            Legend.from_list(document["legend"]),
+            dict(document["training"]),
+            dict(document["metrics"]),
+            str(document["weights_sha256"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FormatError(f"{path / CARD}: {error} is missing or not as it should be; train the model again") from None

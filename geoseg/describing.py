@@ -1,0 +1,196 @@
+"""The verbs `info` and `check`: what a file is, and what would go wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geoseg.bundle import CARD, open_bundle
+from geoseg.chips import INDEX, open_chips
+from geoseg.errors import Faults, MissingFileError, RasterError
+from geoseg.files import read_json
+from geoseg.labels import read_legend
+from geoseg.legend import Legend
+from geoseg.preflight import alike_bands, match_model, preflight_labels, preflight_scenes
+from geoseg.progress import Progress, silent
+from geoseg.raster import bounded_cache
+from geoseg.scenes import Scene, describe_scene
+from geoseg.survey import Plan, TileOptions, survey
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file or folder is.
+
+    Attributes:
+        path: as asked for.
+        kind: `scene`, `class raster`, `chips`, `model` or `prediction`.
+        text: for reading.
+        facts: for programs.
+    """
+
+    path: Path
+    kind: str
+    text: str
+    facts: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts, with the kind and the path."""
+        return {"kind": self.kind, "path": str(self.path), **self.facts}
+
+
+def info(path: str | Path) -> Description:
+    """Describe a scene, a class raster, a chip folder, a model bundle, or a prediction's run file.
+
+    Raises:
+        MissingFileError: nothing is there, or a folder of nothing geoseg knows.
+        RasterError, FormatError: it cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"{path}: not found; give a scene, a chip folder, a model or a prediction's _run.json")
+    if (path / INDEX).exists():
+        chips = open_chips(path)
+        return Description(path, "chips", str(chips), {key: v for key, v in chips.to_dict().items() if key != "chips"})
+    if (path / CARD).exists():
+        bundle = open_bundle(path)
+        return Description(path, "model", str(bundle), bundle.to_dict())
+    if path.is_dir():
+        raise MissingFileError(
+            f"{path}: neither {INDEX} nor {CARD} in it; name a chip folder, a model, or a single raster"
+        )
+    if path.suffix.lower() == ".json":
+        facts = read_json(path, newest=1, what="a run file made by geoseg predict")
+        return Description(path, "prediction", json.dumps(facts, indent=1, ensure_ascii=False), facts)
+    scene = describe_scene(path)
+    legend = read_legend(path)
+    return Description(
+        path, "class raster" if legend else "scene", _scene_text(scene, legend), _scene_facts(scene, legend)
+    )
+
+
+def _scene_text(scene: Scene, legend: Legend | None) -> str:
+    lines = [str(scene)]
+    for number, (name, dtype, nodata) in enumerate(zip(scene.band_names, scene.dtypes, scene.nodata, strict=True), 1):
+        lines.append(f"  {number:>3} {name:<24} {dtype:<8} nodata {'-' if nodata is None else f'{nodata:g}'}")
+    if legend:
+        lines.append(f"  classes {legend}")
+    return "\n".join(lines)
+
+
+def _scene_facts(scene: Scene, legend: Legend | None) -> dict[str, Any]:
+    return {
+        "name": scene.name,
+        "height": scene.height,
+        "width": scene.width,
+        "bands": list(scene.band_names),
+        "dtypes": list(scene.dtypes),
+        "nodata": [None if value is None or value != value else value for value in scene.nodata],
+        "crs": scene.crs.to_string() if scene.crs else None,
+        "transform": list(scene.transform)[:6],
+        "pixel_size_m": scene.pixel_size_m,
+        "legend": legend.to_list() if legend else None,
+    }
+
+
+@dataclass(frozen=True)
+class Check:
+    """That nothing stands in the way of `tile` or `predict`, and what they would do.
+
+    Attributes:
+        scenes: the scenes found.
+        plan: the chips there would be, where labels were given.
+        bytes_needed: on the disk, roughly, for chips and predictions.
+        bytes_free: where the command was run.
+    """
+
+    scenes: tuple[Scene, ...]
+    plan: Plan | None
+    bytes_needed: int
+    bytes_free: int
+
+    def __str__(self) -> str:
+        lines = [str(scene) for scene in self.scenes]
+        if self.plan:
+            lines.append(str(self.plan))
+        lines.append(
+            f"disk: about {self.bytes_needed / 2**20:,.0f} MiB needed at most, {self.bytes_free / 2**20:,.0f} MiB free here"
+        )
+        lines.append("no fault found")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "scenes": [_scene_facts(scene, None) for scene in self.scenes],
+            "chips": self.plan.to_dict() if self.plan else None,
+            "bytes_needed": self.bytes_needed,
+            "bytes_free": self.bytes_free,
+        }
+
+
+def check(
+    scenes: str | Path | Sequence[str | Path],
+    *,
+    labels: str | Path | None = None,
+    model: str | Path | None = None,
+    chip_size: int = 256,
+    bands: str | Sequence[int | str] | None = None,
+    classes: str | Path | None = None,
+    class_field: str | None = None,
+    split: str = "8:1:1",
+    stack: bool = False,
+    progress: Progress = silent,
+) -> Check:
+    """Do every preflight of `tile` (with `labels`) and of `predict` (with `model`), and nothing else.
+
+    Args:
+        scenes: raster files, or folders of them; with `stack`, folders of single-band files.
+        labels: as for `tile`; they are read through, so that stray values show.
+        model: as for `predict`.
+        chip_size: as for `tile`.
+        bands: as for `tile` and `predict`.
+        classes: as for `tile`.
+        class_field: as for `tile`.
+        split: as for `tile`.
+        stack: each scene is a folder of single-band files.
+        progress: called while labels are read.
+
+    Raises:
+        PreflightError, or the one error: every fault that was found.
+    """
+    faults = Faults()
+    inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
+    plan, needed = None, 0
+    with bounded_cache():
+        found = preflight_scenes(inputs, stack=stack, faults=faults)
+        if model is not None:
+            with faults.collect():
+                bundle = open_bundle(model)
+                bundle.network()
+                for scene in found:
+                    with faults.collect():
+                        match_model(scene, bundle.image, bands)
+            needed += sum(scene.height * scene.width * 2 for scene in found)
+        if labels is not None:
+            sources = alike_bands(found, bands, faults)
+            paths = preflight_labels(found, labels, faults)
+            faults.raise_any()
+            options = TileOptions(chip_size=chip_size, classes=classes, class_field=class_field, split=split)
+            with faults.collect():
+                plan = survey(found, paths, sources, options, progress)
+                itemsize = sum(np.dtype(found[0].dtypes[source - 1]).itemsize for source in sources)
+                needed += len(plan.chips) * chip_size**2 * (itemsize + 1)
+    faults.raise_any()
+    if not found:
+        raise RasterError("no scene given; name at least one raster")
+    return Check(tuple(found), plan, needed, shutil.disk_usage(".").free)
