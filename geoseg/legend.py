@@ -167,11 +167,11 @@ class Legend:
         partly = []
         for entry in entries:
             try:
-                value = int(entry["value"])
+                value = int(str(entry["value"]))  # as a text, since int(1.5) is 1
             except (KeyError, TypeError, ValueError):
                 raise LegendError(f"class {entry}: a whole number called 'value' is needed") from None
-            colour = entry.get("colour") or entry.get("color") or None
-            partly.append((value, entry.get("name") or None, colour, entry.get("role") or None))
+            name, colour = str(entry.get("name") or ""), str(entry.get("colour") or entry.get("color") or "")
+            partly.append((value, name, colour, entry.get("role") or None))
         return _complete(partly)
 
 

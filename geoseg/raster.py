@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
@@ -17,7 +18,7 @@ import rasterio.shutil
 from affine import Affine
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import Interleaving, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
@@ -112,19 +113,20 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def refuse_truncated(path: Path, dataset: DatasetReader) -> None:
-    """Raise `RasterError` when the last blocks of a TIFF lie past the end of the file.
+    """Raise `RasterError` when a block of a TIFF lies past the end of the file.
 
-    A truncated TIFF opens well and fails when it is read, hours later; the offsets tell at once.
+    A truncated TIFF opens well and fails when it is read, hours later; the offsets tell at once (6,000 blocks in 0.02 s).
+    All are asked for, since a program that writes window by window leaves the blocks in any order.
     """
     if dataset.driver != "GTiff":
         return
-    rows, cols = dataset.block_shapes[-1]
-    last_row, last_col = math.ceil(dataset.height / rows) - 1, math.ceil(dataset.width / cols) - 1
+    rows, cols = dataset.block_shapes[0]
+    block_rows, block_cols = range(math.ceil(dataset.height / rows)), range(math.ceil(dataset.width / cols))
+    bands = dataset.indexes if dataset.interleaving == Interleaving.band else dataset.indexes[:1]
     size = path.stat().st_size
-    for col in range(last_col + 1):
+    for row, col, band in itertools.product(block_rows, block_cols, bands):
         offset, length = (
-            dataset.get_tag_item(f"BLOCK_{what}_{col}_{last_row}", "TIFF", bidx=dataset.count)
-            for what in ("OFFSET", "SIZE")
+            dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE")
         )
         if offset and length and int(offset) + int(length) > size:
             raise RasterError(
@@ -159,7 +161,7 @@ def write_geotiff(
     """
     count, height, width = pixels.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": pixels.dtype,
-               "crs": crs, "transform": transform, "nodata": nodata, "compress": "deflate", "zlevel": 1,
+               "crs": crs, "transform": _written(transform), "nodata": nodata, "compress": "deflate", "zlevel": 1,
                "alpha": "no"}  # GDAL takes the fourth of four byte bands for alpha  # fmt: skip
     with _georeference_optional(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         with _writing(path), rasterio.open(path, "w", **profile) as dataset:
@@ -178,6 +180,11 @@ def write_geotiff(
             same = False
     if not same:
         raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
+
+
+def _written(transform: Affine) -> Affine | None:
+    # Written down, the identity of a picture becomes a geotransform, and QGIS shows the raster upside down.
+    return None if transform.is_identity else transform
 
 
 class RasterWriter:
@@ -215,7 +222,7 @@ class RasterWriter:
         with _writing(path), _georeference_optional():
             self.dataset: DatasetWriter = rasterio.open(
                 self._plain, "w", driver="GTiff", height=height, width=width, count=count, dtype=dtype, crs=crs,
-                transform=transform, nodata=nodata, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
+                transform=_written(transform), nodata=nodata, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
                 compress="deflate", zlevel=1, bigtiff="if_safer", photometric="minisblack",
             )  # fmt: skip
 

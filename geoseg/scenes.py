@@ -62,9 +62,20 @@ class Scene:
         """The file, or the folder of a stack, for messages."""
         return self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right and top in the CRS, of all four corners: the grid may be turned."""
+        size = (self.width, self.height)
+        xs, ys = zip(*(self.transform @ (x * size[0], y * size[1]) for x in (0, 1) for y in (0, 1)), strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
     @cached_property
     def pixel_size_m(self) -> float | None:
-        """Side of the pixel at the centre of the scene, in metres on the ground, whatever the CRS."""
+        """Side of the pixel at the centre of the scene, in metres on the ground, whatever the CRS.
+
+        Raises:
+            GeoreferenceError: a local CRS, which nobody knows the place of.
+        """
         area = self.pixel_area_m2(Window(self.width / 2, self.height / 2, 1, 1))
         return math.sqrt(area) if area else None
 
@@ -84,7 +95,12 @@ class Scene:
 
     @cached_property
     def _to_degrees(self) -> pyproj.Transformer | None:
-        return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True) if self.crs else None
+        try:
+            return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True) if self.crs else None
+        except pyproj.exceptions.ProjError as error:
+            raise GeoreferenceError(
+                f"{self.path}: its CRS cannot be placed on the earth ({error}); name the right one with: gdal_edit -a_srs"
+            ) from error
 
     @contextmanager
     def open(self) -> Iterator[SceneReader]:
@@ -112,7 +128,7 @@ class SceneReader:
         Args:
             window: rows and columns, in pixels of the scene.
             sources: band numbers, from 1.
-            edge: what stands outside the scene: its mirror image, or zeros that are not valid.
+            edge: what stands outside the scene: the mirror image of what is inside, or zeros that are not valid.
 
         Returns:
             Pixels (bands, rows, cols) in the smallest dtype that holds every band, and valid (rows, cols) bool.
@@ -301,13 +317,10 @@ def _refuse_twins(scenes: Sequence[Scene]) -> None:
 
 def refuse_no_overlap(path: Path, scene: Scene, bounds: Sequence[float]) -> None:
     """Raise `LabelError` when a file's bounds (left, bottom, right, top in the scene's CRS) do not meet the scene."""
-    corners = [
-        scene.transform @ at for at in ((0, 0), (scene.width, 0), (0, scene.height), (scene.width, scene.height))
-    ]
-    xs, ys = zip(*corners, strict=True)
     left, bottom, right, top = bounds
-    if right <= min(xs) or left >= max(xs) or top <= min(ys) or bottom >= max(ys):
+    own_left, own_bottom, own_right, own_top = scene.bounds
+    if right <= own_left or left >= own_right or top <= own_bottom or bottom >= own_top:
         raise LabelError(
             f"{path}: does not overlap {scene.path} (in its CRS: x {left:.6g}..{right:.6g}, y {bottom:.6g}..{top:.6g} against "
-            f"x {min(xs):.6g}..{max(xs):.6g}, y {min(ys):.6g}..{max(ys):.6g}); check both CRSs"
+            f"x {own_left:.6g}..{own_right:.6g}, y {own_bottom:.6g}..{own_top:.6g}); check both CRSs"
         )

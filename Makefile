@@ -1,0 +1,42 @@
+# `make demo` and `make test` set up all they need: a virtual environment of their own, with the default build of torch.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# No model hub is asked for anything.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help demo test test-all lint clean
+
+help:
+	@echo "make demo      train on the sample scene, map another one, and say how good the map is (minutes)"
+	@echo "make test      linters, types, and every test but the slow ones"
+	@echo "make test-all  the slow tests as well; with GEOSEG_REAL_DATA=FOLDER those on real scenes"
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/installed
+	rm -rf demo
+	$(BIN)/geoseg tile sample_data/scene.tif --labels sample_data/labels.gpkg --class-field class --out demo/chips
+	$(BIN)/geoseg train demo/chips --out demo/model
+	$(BIN)/geoseg predict sample_data/scene_to_predict.tif --model demo/model --out demo/predictions
+	$(BIN)/geoseg evaluate demo/chips --model demo/model --out demo/report
+	$(BIN)/geoseg evaluate demo/predictions/scene_to_predict_classes.tif sample_data/labels_to_predict.gpkg \
+	    --class-field class --out demo/map_report
+	$(BIN)/python docs/draw_demo.py demo
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2 -m "not slow and not real"
+
+test-all: lint
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

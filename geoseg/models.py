@@ -1,0 +1,311 @@
+"""Networks: one table of architectures, one factory, one wrapper that gives them all the same manners.
+
+Every network is an encoder, a decoder and a head. Those of segmentation-models-pytorch (smp) keep its weight names, so
+`smp.Unet(...).load_state_dict(...)` reads what geoseg has trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError
+from textwrap import shorten
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from geoseg.errors import ModelError
+from geoseg.unet import UNetDecoder, UNetEncoder
+
+Padding = Literal["reflect", "zeros"]
+
+_SMP_NAMES = {
+    "smp-unet": "unet",
+    "unet++": "unetplusplus",
+    "unetplusplus": "unetplusplus",
+    "manet": "manet",
+    "linknet": "linknet",
+    "fpn": "fpn",
+    "pspnet": "pspnet",
+    "pan": "pan",
+    "deeplabv3": "deeplabv3",
+    "deeplabv3+": "deeplabv3plus",
+    "deeplabv3plus": "deeplabv3plus",
+    "upernet": "upernet",
+    "segformer": "segformer",
+    "dpt": "dpt",
+}
+ARCHITECTURES = ("unet", *_SMP_NAMES)
+
+# Dilated convolutions pad by more than this, often by more than the map is wide, which no reflection can fill.
+_WIDEST_REFLECTION = 4
+_LARGEST_LEAST_SIZE = 512
+# Convolutions of timm and smp that pad as TensorFlow does, with zeros and in their own `forward`.
+_SAME_CONVOLUTIONS = ("Conv2dSame", "Conv2dStaticSamePadding")
+
+
+class Segmenter(nn.Module):
+    """An encoder, a decoder and a head that take an image of any size, even of one pixel.
+
+    Images are lengthened at the bottom and the right by mirroring, to the sizes the network can halve; the logits are
+    cropped back. A window that is already such a size costs nothing.
+
+    Attributes:
+        size_divisor: rows and cols are run at multiples of this.
+        least_size: and at no less than this.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Module, *, size_divisor: int, dropout: float):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.dropout = nn.Dropout2d(dropout)
+        self.segmentation_head = head
+        self.size_divisor = self.least_size = size_divisor
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Float (batch, in_channels, rows, cols) to logits (batch, classes, rows, cols)."""
+        rows, cols = image.shape[-2:]
+        features = self.encoder(_mirror(_mirror(image, -2, self._run_size(rows)), -1, self._run_size(cols)))
+        # The transformers of dpt return their prefix tokens beside the features.
+        decoded = self.decoder(*features) if isinstance(features, tuple) else self.decoder(features)
+        return self.segmentation_head(self.dropout(decoded))[..., :rows, :cols]
+
+    def _run_size(self, size: int) -> int:
+        return max(self.least_size, math.ceil(size / self.size_divisor) * self.size_divisor)
+
+
+def _mirror(image: Tensor, dim: int, size: int) -> Tensor:
+    """Lengthen a dimension at its end, mirrored back and forth as often as it takes (F.pad mirrors only once)."""
+    if image.shape[dim] == size:
+        return image
+    period = max(2 * (image.shape[dim] - 1), 1)
+    index = torch.arange(size, device=image.device) % period
+    return image.index_select(dim, torch.minimum(index, period - index))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is built from: all a bundle needs to rebuild it with no network access.
+
+    Attributes:
+        arch: one of `ARCHITECTURES`.
+        encoder: a name of smp's (`resnet18`, `mit_b0`, `tu-...` for timm); `unet` has an encoder of its own.
+        in_channels: bands of the input.
+        classes: channels of the output.
+        width: channels of the first stage of `unet`, doubled in each of the next four; the others take no notice.
+        padding: how 3x3 convolutions and the like see past the border.
+        dropout: Dropout2d, in every stage of `unet`, before the head of the others (whose own dropout stays).
+    """
+
+    arch: str = "unet"
+    encoder: str = "resnet18"
+    in_channels: int = 3
+    classes: int = 2
+    width: int = 64
+    padding: Padding = "reflect"
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.arch not in ARCHITECTURES:
+            raise ModelError(f"unknown architecture '{self.arch}': {_nearest(self.arch, ARCHITECTURES)}")
+        if self.padding not in get_args(Padding):
+            raise ModelError(f"unknown padding '{self.padding}': needed is one of {', '.join(get_args(Padding))}")
+        for name in ("in_channels", "classes", "width"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} is {getattr(self, name)}: needed is 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f"dropout is {self.dropout}: needed is 0 or more, and less than 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Architecture:
+        """Read what `to_dict` wrote; keys of later versions are left alone.
+
+        Raises:
+            ModelError: a value that no network can be built from.
+        """
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def build(self, encoder_weights: str | Path | None = None) -> Segmenter:
+        """Build the network, in training mode, with random or given weights; see `create_model`."""
+        weights = None if encoder_weights == "none" else encoder_weights
+        network = _build_unet(self, weights) if self.arch == "unet" else _build_smp(self, weights)
+        if self.padding == "reflect":
+            _reflect_borders(network, self.encoder)
+        network.least_size = _find_least_size(network, self)
+        return network
+
+
+def create_model(
+    arch: str = "unet",
+    *,
+    encoder: str = "resnet18",
+    encoder_weights: str | Path | None = None,
+    in_channels: int = 3,
+    classes: int = 2,
+    width: int = 64,
+    padding: Padding = "reflect",
+    dropout: float = 0.3,
+) -> Segmenter:
+    """Build a segmentation network, from float (batch, in_channels, rows, cols) to logits (batch, classes, rows, cols).
+
+    Args:
+        encoder_weights: None or "none" (random), "imagenet" (fetched), or a file of the encoder's weights, read with
+            `weights_only`: .safetensors or .pt, also a whole network's. Weights for three bands are spread over
+            `in_channels`.
+        arch, encoder, in_channels, classes, width, padding, dropout: as in `Architecture`.
+
+    Raises:
+        ModelError: an unknown name, an architecture and encoder that do not go together, or weights that cannot be
+            fetched or do not fit.
+    """
+    architecture = Architecture(arch, encoder, in_channels, classes, width, padding, dropout)
+    return architecture.build(encoder_weights)
+
+
+def _build_unet(architecture: Architecture, encoder_weights: str | Path | None) -> Segmenter:
+    if encoder_weights is not None:
+        raise ModelError("unet has no pretrained encoder: leave --encoder-weights at none, or use --arch smp-unet")
+    widths = [architecture.width * 2**level for level in range(5)]
+    encoder = UNetEncoder(architecture.in_channels, widths, architecture.dropout)
+    decoder = UNetDecoder(widths, architecture.dropout)
+    head = nn.Conv2d(architecture.width, architecture.classes, 1)
+    return Segmenter(encoder, decoder, head, size_divisor=16, dropout=0.0)
+
+
+def _build_smp(architecture: Architecture, encoder_weights: str | Path | None) -> Segmenter:
+    # Importing smp takes longer than importing torch, and a `unet` bundle needs none of it.
+    import segmentation_models_pytorch as smp
+
+    arch, encoder = architecture.arch, architecture.encoder
+    _check_encoder(encoder)
+    fetch: str | bool | None = None
+    if encoder_weights == "imagenet":
+        fetch = True if encoder.startswith("tu-") else "imagenet"
+    extra = {"dynamic_img_size": True} if arch == "dpt" else {}
+    try:
+        network = smp.create_model(
+            _SMP_NAMES[arch], encoder, fetch, architecture.in_channels, architecture.classes, **extra
+        )
+    except OSError as error:
+        raise ModelError(
+            f"the imagenet weights of {encoder} could not be fetched from huggingface.co, and are not in its cache: "
+            "check the network, or give --encoder-weights none or the PATH of a weights file"
+        ) from error
+    except (ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
+        reason = _one_line(error) or "it does not support this encoder"
+        raise ModelError(f"{arch} cannot be built on {encoder} ({reason}): choose another --encoder") from error
+    if encoder_weights is not None and fetch is None:
+        _load_encoder_weights(network.encoder, Path(encoder_weights), architecture.in_channels)
+    # Encoders may halve five times whatever `output_stride` says: some do for a decoder that uses three halvings.
+    parts = network.encoder, network.decoder, network.segmentation_head
+    return Segmenter(*parts, size_divisor=32, dropout=architecture.dropout)
+
+
+def _check_encoder(encoder: str) -> None:
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    if encoder in get_encoder_names() or (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
+        return
+    known = [*get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
+    raise ModelError(f"unknown encoder '{encoder}': {_nearest(encoder, known)}")
+
+
+def _load_encoder_weights(encoder: nn.Module, path: Path, in_channels: int) -> None:
+    from timm.models import adapt_input_conv
+
+    weights = _read_weights(path)
+    if any(name.startswith("encoder.") for name in weights):
+        weights = {name[8:]: weight for name, weight in weights.items() if name.startswith("encoder.")}
+    first = next(name for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d)) + ".weight"
+    if in_channels != 3 and first in weights and weights[first].shape[1] == 3:
+        weights[first] = adapt_input_conv(in_channels, weights[first])
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: not the weights of this encoder ({_one_line(error)})") from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such weights file: --encoder-weights takes none, imagenet or the PATH of a file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read as weights ({_one_line(error)})") from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise ModelError(f"{path}: needed is a plain dictionary of weights, as `state_dict()` returns it")
+    return weights
+
+
+def _reflect_borders(network: nn.Module, encoder: str) -> None:
+    """Make convolutions mirror the map at its border, all but the widely dilated ones."""
+    for conv in network.modules():
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        border = _border(conv)
+        if not 0 < max(border) <= _WIDEST_REFLECTION:
+            continue
+        if type(conv).__name__ in _SAME_CONVOLUTIONS:
+            conv.__class__ = nn.Conv2d  # Its own `forward` does no more than pad with zeros.
+        elif type(conv).forward is not nn.Conv2d.forward:
+            raise ModelError(
+                f"{encoder} pads inside its own {type(conv).__name__}, where reflection cannot reach: use --padding zeros"
+            )
+        conv.padding_mode = "reflect"
+        # Derived in the constructor from the padding of that moment, and all that `forward` looks at in this mode.
+        conv._reversed_padding_repeated_twice = border
+
+
+def _border(conv: nn.Conv2d) -> list[int]:
+    """What a convolution pads, in the order of F.pad: left, right, top, bottom."""
+    static = getattr(conv, "static_padding", None)
+    if isinstance(static, nn.ZeroPad2d):
+        return list(static.padding)
+    if type(conv).__name__ == "Conv2dSame":
+        # It pads so that out = in / stride; as in is a multiple of stride (`size_divisor`), that is always this much.
+        sizes = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
+        totals = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in sizes]
+        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
+    if isinstance(conv.padding, str):
+        return conv._reversed_padding_repeated_twice
+    return [side for side in reversed(conv.padding) for _ in range(2)]
+
+
+def _find_least_size(network: Segmenter, architecture: Architecture) -> int:
+    """The smallest square the network takes: its coarsest map must be larger than the borders it reflects."""
+    network.eval()
+    size = network.size_divisor
+    while size <= _LARGEST_LEAST_SIZE:
+        network.least_size = size
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, architecture.in_channels, size, size))
+        except (RuntimeError, AssertionError):
+            size *= 2
+        else:
+            network.train()
+            return size
+    raise ModelError(f"{architecture.encoder} takes images of one fixed size only: choose another --encoder")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return f"did you mean {' or '.join(get_close_matches(name, known, n=3, cutoff=0.0))}?"
+
+
+def _one_line(error: Exception) -> str:
+    return shorten(" ".join(map(str, error.args)), 160, placeholder=" ...")

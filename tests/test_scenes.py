@@ -1,0 +1,403 @@
+"""What a scene is, which of its pixels hold data, and what is refused before any work begins."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window
+
+from geoseg.errors import GeoreferenceError, LabelError, MissingFileError, PreflightError, RasterError
+from geoseg.grid import grid
+from geoseg.raster import write_geotiff
+from geoseg.scenes import (
+    Scene,
+    describe_scene,
+    find_scenes,
+    list_rasters,
+    refuse_no_overlap,
+    same_grid,
+    valid_pixels,
+)
+
+A, E2 = 6378137.0, 0.00669437999014  # WGS 84: semi-major axis in metres, eccentricity squared
+
+
+def read(scene: Scene, window: Window | None = None, sources=None, **options):
+    whole = Window(0, 0, scene.width, scene.height)
+    with scene.open() as reader:
+        return reader.read(window or whole, sources or range(1, len(scene.band_names) + 1), **options)
+
+
+def valid_of(path) -> list:
+    return read(describe_scene(path))[1].astype(int).tolist()
+
+
+# --- facts
+
+
+def test_the_facts_of_a_scene(write_scene):
+    transform = Affine(10, 0, 500_000, 0, -10, 4_500_000)
+    path = write_scene("a.b.tif", np.zeros((2, 3, 4), np.int16), nodata=-9999, names=["red"], transform=transform)
+    scene = describe_scene(path)
+    assert (scene.name, scene.paths, scene.path) == ("a.b", (path,), path)
+    assert (scene.height, scene.width) == (3, 4)
+    assert (scene.band_names, scene.dtypes, scene.nodata) == (("red", "band_2"), ("int16",) * 2, (-9999, -9999))
+    assert (scene.crs.to_epsg(), scene.transform) == (32614, transform)
+    assert str(scene) == "a.b: 3 x 4, 2 bands int16, 10 m, EPSG:32614"
+
+
+def test_a_picture_has_no_place(write_scene):
+    scene = describe_scene(write_scene("a.png", np.zeros((3, 3, 4), np.uint8), crs=None, transform=Affine.identity()))
+    assert (scene.crs, scene.pixel_size_m, scene.transform) == (None, None, Affine.identity())
+    assert str(scene) == "a: 3 x 4, 3 bands uint8, no CRS"
+
+
+def _radii(latitude: float) -> tuple[float, float]:
+    """Radii of curvature in metres, along the meridian and across it."""
+    bulge = 1 - E2 * math.sin(math.radians(latitude)) ** 2
+    return A * (1 - E2) / bulge**1.5, A / math.sqrt(bulge)
+
+
+def test_pixel_size_in_utm_is_the_scale_of_the_zone(write_scene):
+    scene = describe_scene(write_scene("a.tif", np.zeros((2, 2), np.uint8)))
+    assert scene.pixel_size_m == pytest.approx(10 / 0.9996, rel=1e-6)
+
+
+def test_pixel_size_in_web_mercator_shrinks_with_the_latitude(write_scene):
+    north = A * math.asinh(math.tan(math.radians(40)))
+    transform = Affine(10, 0, 1_000_000, 0, -10, north + 10)
+    scene = describe_scene(write_scene("a.tif", np.zeros((2, 2), np.uint8), crs="EPSG:3857", transform=transform))
+    along, across = _radii(40)
+    expected = 10 * math.cos(math.radians(40)) * math.sqrt(along * across) / A
+    assert expected == pytest.approx(7.66, abs=0.01)
+    assert scene.pixel_size_m == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("longitude", [10, 180 - 1e-4])
+def test_pixel_size_in_degrees_also_beside_the_antimeridian(write_scene, longitude):
+    transform = Affine(1e-4, 0, longitude, 0, -1e-4, 40 + 1e-4)
+    scene = describe_scene(write_scene("a.tif", np.zeros((2, 2), np.uint8), crs="EPSG:4326", transform=transform))
+    along, across = _radii(40)
+    expected = math.radians(1e-4) * math.sqrt(along * across * math.cos(math.radians(40)))
+    assert scene.pixel_size_m == pytest.approx(expected, rel=1e-5)
+
+
+def test_pixel_size_of_a_turned_scene_with_oblong_pixels(write_scene):
+    transform = Affine.translation(500_000, 4_500_000) @ Affine.rotation(30) @ Affine.scale(5, -20)
+    scene = describe_scene(write_scene("a.tif", np.zeros((2, 2), np.uint8), transform=transform))
+    assert scene.pixel_size_m == pytest.approx(10 / 0.9996, rel=1e-5)
+
+
+def test_pixel_size_of_a_sheared_scene_is_that_of_its_area(write_scene):
+    transform = Affine(10, 10, 500_000, 0, -10, 4_500_000)  # a parallelogram of 100 m2 whose long side is 14.1 m
+    scene = describe_scene(write_scene("a.tif", np.zeros((2, 2), np.uint8), transform=transform))
+    assert scene.pixel_size_m == pytest.approx(10 / 0.9996, rel=1e-5)
+
+
+def test_a_local_crs_is_refused_with_the_file(write_scene):
+    path = write_scene("a.tif", np.zeros((2, 2), np.uint8), crs='LOCAL_CS["site",UNIT["metre",1]]')
+    with pytest.raises(GeoreferenceError, match=r"a\.tif: its CRS cannot be placed"):
+        _ = describe_scene(path).pixel_size_m
+
+
+def test_bounds_of_a_turned_scene_hold_all_four_corners(write_scene):
+    straight = describe_scene(write_scene("a.tif", np.zeros((2, 4), np.uint8)))
+    assert straight.bounds == (500_000, 4_499_980, 500_040, 4_500_000)
+    transform = Affine(0, 10, 500_000, 10, 0, 4_500_000)  # rows to the east, columns to the north
+    turned = describe_scene(write_scene("b.tif", np.zeros((2, 4), np.uint8), transform=transform))
+    assert turned.bounds == (500_000, 4_500_000, 500_020, 4_500_040)
+
+
+# --- which pixels hold data
+
+
+def test_nodata_in_any_band_makes_a_pixel_unusable(write_scene):
+    pixels = np.array([[[1, -9999, 3]], [[-9999, 5, 6]]], np.int16)
+    assert valid_of(write_scene("a.tif", pixels, nodata=-9999)) == [[0, 0, 1]]
+
+
+def test_only_the_bands_asked_for_count(write_scene):
+    scene = describe_scene(write_scene("a.tif", np.array([[[1, -1, 3]], [[-1, 5, 6]]], np.int16), nodata=-1))
+    pixels, valid = read(scene, sources=[2])
+    assert (pixels.tolist(), valid.tolist()) == ([[[-1, 5, 6]]], [[False, True, True]])
+    assert read(scene, sources=[2, 1])[0].tolist() == [[[-1, 5, 6]], [[1, -1, 3]]]
+
+
+@pytest.mark.parametrize("nodata", [None, float("nan"), -9999, float("inf")])
+def test_nan_and_infinity_are_never_data(write_scene, nodata):
+    pixels = np.array([[1, np.nan, np.inf, -np.inf, 0]], np.float32)
+    assert valid_of(write_scene("a.tif", pixels, nodata=nodata)) == [[1, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("nodata", [-3.4e38, 0.1, np.finfo(np.float32).min.item()])
+def test_nodata_of_a_float_band_is_met_after_rounding(write_scene, nodata):
+    path = write_scene("a.tif", np.array([[nodata, 2]], np.float32), nodata=nodata)
+    assert valid_of(path) == [[0, 1]]
+    with rasterio.open(path) as dataset:  # also where GDAL has not rounded it, as in a value that the user gave
+        assert valid_pixels(dataset.read(), [nodata], [dataset], Window(0, 0, 2, 1)).tolist() == [[False, True]]
+
+
+def test_a_nodata_of_0_counts_only_where_every_band_is_0(write_scene):
+    pixels = np.array([[[0, 0, 7]], [[0, 5, 0]]], np.uint8)
+    assert valid_of(write_scene("a.tif", pixels, nodata=0)) == [[0, 1, 1]]
+    assert valid_of(write_scene("b.tif", pixels[:1], nodata=0)) == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("nodata", ["-99", "300", "1e9", "7.5"])
+def test_a_nodata_that_the_dtype_cannot_hold_matches_nothing(write_scene, nodata):
+    path = write_scene("a.tif", np.arange(256, dtype=np.uint8)[None], nodata=123)
+    assert valid_of(path)[0].index(0) == 123
+    path.write_bytes(path.read_bytes().replace(b"123\0", nodata.encode() + b"\0"))  # rasterio would not write it
+    assert valid_of(path) == [[1] * 256]
+
+
+@pytest.mark.parametrize("nodata", [-9999, 300, 65535, 1e300, 7.5])
+def test_a_nodata_of_another_dtype_wraps_around_to_nothing(write_scene, nodata):
+    path = write_scene("a.tif", np.arange(256, dtype=np.uint8)[None])
+    with rasterio.open(path) as dataset:
+        assert valid_pixels(dataset.read(), [nodata], [dataset], Window(0, 0, 256, 1)).all()
+
+
+def test_an_internal_mask_counts_beside_a_nodata_value(write_scene):
+    mask = np.array([[True, False, True]])
+    assert valid_of(write_scene("a.tif", np.array([[5, 5, 5]], np.uint8), mask=mask)) == [[1, 0, 1]]
+    assert valid_of(write_scene("b.tif", np.array([[5, 5, 9]], np.uint8), mask=mask, nodata=9)) == [[1, 0, 0]]
+
+
+def test_a_msk_file_counts(write_scene):
+    path = write_scene("a.tif", np.array([[5, 5, 5]], np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(np.array([[True, True, False]]))
+    assert path.with_name("a.tif.msk").exists()
+    assert valid_of(path) == [[1, 1, 0]]
+
+
+@pytest.mark.parametrize("nodata", [None, 9])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_alpha_is_no_band_and_counts_wherever_it_stands(write_scene, nodata, at):
+    bands = [np.array([[5, 6, 7]]), np.array([[1, 1, 9]])]
+    bands.insert(at - 1, np.array([[0, 255, 255]]))
+    path = write_scene("a.tif", np.array(bands, np.uint8), nodata=nodata)
+    with rasterio.open(path, "r+") as dataset:
+        kinds = [ColorInterp.gray, ColorInterp.undefined]
+        kinds.insert(at - 1, ColorInterp.alpha)
+        dataset.colorinterp = kinds
+    scene = describe_scene(path)
+    assert len(scene.band_names) == len(scene.dtypes) == len(scene.nodata) == 2
+    pixels, valid = read(scene)
+    assert pixels.tolist() == [[[5, 6, 7]], [[1, 1, 9]]]
+    assert valid.astype(int).tolist() == [[0, 1, 1 if nodata is None else 0]]
+
+
+def test_a_png_with_alpha(write_scene):
+    pixels = np.array([[[1, 2]], [[3, 4]], [[5, 6]], [[255, 0]]], np.uint8)
+    scene = describe_scene(write_scene("a.png", pixels, crs=None))
+    assert len(scene.band_names) == 3
+    assert read(scene)[1].tolist() == [[True, False]]
+
+
+# --- reading over the edge
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9), core=st.integers(1, 9), margin=st.integers(0, 9))
+def test_a_core_sees_the_mirror_image_of_the_scene_as_far_as_its_margin(tmp_path_factory, height, width, core, margin):
+    pixels = np.arange(1, 2 * height * width + 1, dtype=np.int16).reshape(2, height, width)
+    pixels[:, 0, 0] = -1
+    path = tmp_path_factory.getbasetemp() / "edge.tif"
+    write_geotiff(path, pixels, crs=None, transform=Affine.identity(), nodata=-1)
+    mirrored, inside = np.pad(pixels, [(0, 0), (40, 40), (40, 40)], "reflect"), np.pad(pixels[0] != -1, 40)
+    with describe_scene(path).open() as reader:
+        for tile in grid(height, width, core, margin):
+            rows, cols = (slice(start + 40, start + 40 + tile.read.height) for start in tile.read.flatten()[1::-1])
+            near = (slice(tile.core.height + 2 * margin), slice(tile.core.width + 2 * margin))
+            expected = mirrored[:, rows, cols][:, *near]
+            found, valid = reader.read(tile.read, [1, 2])
+            assert found.shape == (2, tile.read.height, tile.read.width)
+            assert np.array_equal(found[:, *near], expected)
+            assert np.array_equal(valid[near], expected[0] != -1)
+            found, valid = reader.read(tile.read, [1, 2], edge="nodata")
+            assert np.array_equal(valid, inside[rows, cols])
+            assert np.array_equal(found[:, valid], mirrored[:, rows, cols][:, valid])
+
+
+def test_a_scene_of_one_pixel_is_its_own_mirror_image(write_scene):
+    scene = describe_scene(write_scene("a.tif", np.array([[7]], np.uint8)))
+    pixels, valid = read(scene, Window(-4, -4, 9, 9))
+    assert (pixels == 7).all()
+    assert valid.all()
+    assert pixels.shape == (1, 9, 9)
+
+
+def test_damage_is_named_while_reading(write_scene, rng):
+    path = write_scene("a.tif", rng.integers(0, 255, (64, 64), np.uint8), compress="deflate")
+    scene = describe_scene(path)
+    content = bytearray(path.read_bytes())
+    content[600:2000] = bytes(1400)
+    path.write_bytes(content)
+    with pytest.raises(RasterError, match=r"a\.tif: damaged"):
+        read(scene)
+
+
+# --- stacks
+
+
+def test_a_stack_takes_its_bands_in_natural_order_with_their_own_dtype_and_nodata(write_scene, tmp_path):
+    write_scene("s/B10.tif", np.array([[1, 2, -1, 4]], np.int16), nodata=-1)
+    write_scene("s/B2.tif", np.array([[0.5, np.nan, 1, -9999]], np.float32), nodata=-9999)
+    write_scene("s/b1.tif", np.array([[9, 8, 7, 6]], np.uint8))
+    (tmp_path / "s" / "readme.txt").touch()
+    (scene,) = find_scenes([tmp_path / "s"], stack=True)
+    assert (scene.name, scene.band_names, scene.path) == ("s", ("b1", "B2", "B10"), tmp_path / "s")
+    assert (scene.dtypes, scene.nodata) == (("uint8", "float32", "int16"), (None, -9999, -1))
+    pixels, valid = read(scene)
+    assert pixels.dtype == np.float32
+    assert np.array_equal(pixels, [[[9, 8, 7, 6]], [[0.5, np.nan, 1, -9999]], [[1, 2, -1, 4]]], equal_nan=True)
+    assert valid.tolist() == [[True, False, False, False]]
+    pixels, valid = read(scene, sources=[3, 1])
+    assert (pixels.dtype, pixels.tolist()) == (np.int16, [[[1, 2, -1, 4]], [[9, 8, 7, 6]]])
+    assert valid.tolist() == [[True, True, False, True]]
+
+
+def test_a_float_nodata_is_met_in_a_stack_that_is_wider_than_its_band(write_scene, tmp_path):
+    write_scene("s/1.tif", np.array([[-3.4e38, 0.1, 1]], np.float32), nodata=-3.4e38)
+    write_scene("s/2.tif", np.array([[5, 5, 2**31 - 1]], np.int32), nodata=2**31 - 1)
+    (scene,) = find_scenes([tmp_path / "s"], stack=True)
+    pixels, valid = read(scene)
+    assert pixels.dtype == np.float64
+    assert valid.tolist() == [[False, True, False]]
+
+
+def test_the_mask_of_one_file_counts_for_the_stack(write_scene, tmp_path):
+    write_scene("s/1.tif", np.array([[1, 2]], np.uint8))
+    write_scene("s/2.tif", np.array([[1, 2]], np.uint8), mask=np.array([[True, False]]))
+    (scene,) = find_scenes([tmp_path / "s"], stack=True)
+    assert read(scene)[1].tolist() == [[True, False]]
+    assert read(scene, sources=[1])[1].tolist() == [[True, True]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"transform": Affine(10, 0, 500_010, 0, -10, 4_500_000)},
+        {"transform": Affine(20, 0, 500_000, 0, -20, 4_500_000)},
+        {"crs": "EPSG:32615"},
+        {"crs": None},
+        {"pixels": np.ones((4, 5), np.uint8)},
+    ],
+)
+def test_a_band_on_another_grid_is_refused_with_the_line_that_mends_it(write_scene, tmp_path, other):
+    write_scene("s/1.tif", np.ones((4, 4), np.uint8))
+    write_scene("s/2.tif", **({"pixels": np.ones((4, 4), np.uint8)} | other))
+    mend = "gdalwarp -t_srs EPSG:32614 -te 500000.0 4499960.0 500040.0 4500000.0 -ts 4 4 2.tif OUT.tif"
+    with pytest.raises(RasterError, match=r"2\.tif: another grid than 1\.tif") as caught:
+        find_scenes([tmp_path / "s"], stack=True)
+    assert mend in str(caught.value)
+
+
+def test_grids_are_compared_in_pixels_not_in_units_of_the_crs(write_scene):
+    def scene(name: str, size: float, left: float = 10) -> Scene:
+        transform = Affine(size, 0, left, 0, -1e-4, 40)
+        return describe_scene(write_scene(name, np.ones((2, 5000), np.uint8), crs="EPSG:4326", transform=transform))
+
+    first = scene("1.tif", 1e-4)
+    assert same_grid(first, scene("2.tif", 1e-4, 10 + 1e-10))
+    assert not same_grid(first, scene("3.tif", 1e-4, 10 + 1e-5))  # a tenth of a pixel
+    assert not same_grid(first, scene("4.tif", 1.0001e-4))  # half a pixel at the far end
+
+
+def test_a_stack_is_a_folder_of_single_bands(write_scene, tmp_path):
+    path = write_scene("s/1.tif", np.ones((2, 4, 4), np.uint8))
+    with pytest.raises(RasterError, match=r"1\.tif: 2 bands found"):
+        find_scenes([tmp_path / "s"], stack=True)
+    with pytest.raises(MissingFileError, match="folder of single-band files"):
+        find_scenes([path], stack=True)
+
+
+# --- finding scenes
+
+
+def test_files_and_folders_are_taken_in_natural_order(write_scene, tmp_path):
+    for name in ("d/s10.tif", "d/s9.TIF", "d/.hidden.tif", "x.tif"):
+        write_scene(name, np.ones((2, 2), np.uint8))
+    (tmp_path / "d" / "notes.txt").touch()
+    found = find_scenes([tmp_path / "x.tif", tmp_path / "d"])
+    assert [scene.name for scene in found] == ["x", "s9", "s10"]
+
+
+def test_digits_that_are_no_decimals_do_not_break_the_order(tmp_path):
+    names = ["1²3.tif", "1²10.tif"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in list_rasters(tmp_path)] == names
+
+
+def test_a_folder_without_rasters_is_named(tmp_path):
+    with pytest.raises(MissingFileError, match="no raster in this folder"):
+        find_scenes([tmp_path])
+
+
+def test_twins_are_refused_even_where_only_the_case_differs(write_scene, tmp_path):
+    for name in ("a/Scene.tif", "b/scene.tif"):
+        write_scene(name, np.ones((2, 2), np.uint8))
+    with pytest.raises(RasterError, match=r"b/scene\.tif and .*a/Scene\.tif: two scenes"):
+        find_scenes([tmp_path / "a", tmp_path / "b"])
+
+
+def test_all_faults_are_said_at_once(write_scene, tmp_path, rng):
+    good = write_scene("good.tif", rng.integers(0, 255, (90, 90), np.uint8))
+    (tmp_path / "cut.tif").write_bytes(good.read_bytes()[:-100])
+    (tmp_path / "text.tif").write_text("hello")
+    with pytest.raises(PreflightError) as caught:
+        find_scenes([tmp_path / name for name in ("gone.tif", "cut.tif", "good.tif", "text.tif")])
+    assert [type(fault) for fault in caught.value.faults] == [MissingFileError, RasterError, RasterError]
+    assert [name in str(fault) for name, fault in zip(("gone", "cut", "text"), caught.value.faults, strict=True)]
+
+
+def test_a_scene_placed_by_control_points_only_is_refused(write_scene):
+    path = write_scene("a.tif", np.ones((4, 4), np.uint8), crs=None, transform=Affine.identity())
+    points = [GroundControlPoint(row, col, 10 + col, 40 - row) for row, col in ((0, 0), (0, 4), (4, 0), (4, 4))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "r+") as dataset:
+            dataset.gcps = points, rasterio.CRS.from_epsg(4326)
+    with pytest.raises(GeoreferenceError, match=r"a\.tif: placed by ground control points only.*gdalwarp"):
+        describe_scene(path)
+
+
+def test_complex_numbers_are_refused(write_scene):
+    with pytest.raises(RasterError, match=r"complex64.*integers or floats"):
+        describe_scene(write_scene("a.tif", np.ones((2, 2), np.complex64)))
+
+
+# --- overlap
+
+
+@pytest.mark.parametrize(
+    ("bounds", "meets"),
+    [
+        ((500_000, 4_499_960, 500_040, 4_500_000), True),
+        ((500_039, 4_499_999, 600_000, 4_600_000), True),
+        ((400_000, 4_400_000, 600_000, 4_600_000), True),
+        ((500_040, 4_499_960, 500_080, 4_500_000), False),
+        ((499_960, 4_499_960, 500_000, 4_500_000), False),
+        ((500_000, 4_500_000, 500_040, 4_500_040), False),
+        ((500_000, 4_499_920, 500_040, 4_499_960), False),
+        ((10, 39, 11, 41), False),
+    ],
+)
+def test_labels_that_lie_elsewhere_are_refused_with_both_places(write_scene, tmp_path, bounds, meets):
+    scene = describe_scene(write_scene("a.tif", np.ones((4, 4), np.uint8)))
+    if meets:
+        refuse_no_overlap(tmp_path / "labels.gpkg", scene, bounds)
+        return
+    with pytest.raises(LabelError, match=r"labels\.gpkg: does not overlap .*a\.tif.*500000\.\.500040"):
+        refuse_no_overlap(tmp_path / "labels.gpkg", scene, bounds)
