@@ -2,16 +2,22 @@
 
 Each command is a function of the same name with the same options:
 
-    tile      scenes and labels to chips
-    train     chips to a model
-    predict   a model and scenes to class rasters and polygons
-    polygonize  a class raster to polygons
-    evaluate  how far to trust a model or a map
+    tile          scenes and labels to chips
+    train         chips to a model
+    predict       a model and scenes to class rasters and polygons
+    polygonize    a class raster to polygons
+    evaluate      how far to trust a model or a map
     info, check   what a file is; what would go wrong
 
-Modules import only from floors below their own: errors, legend, spec, grid, metrics, files; then raster, scenes, labels,
-polygon_labels, split, augment; then chips, models, losses, bundle, inference, vectorise, preflight, report, qgis; then the
-verbs tiling, training, prediction, polygons, evaluation, describing; then cli.
+A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
+import one another:
+
+    floor 4   cli
+    floor 3   tiling training prediction polygons evaluation describing
+    floor 2   chips survey preflight; models unet losses bundle recipe learning inference; outlines simplification
+              polygon_layer vectorise; qgis maps report
+    floor 1   raster scenes labels polygon_labels split augment
+    floor 0   errors choices progress legend spec grid metrics files
 """
 
 from importlib import import_module

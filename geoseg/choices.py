@@ -4,6 +4,7 @@ from typing import Literal
 
 Augment = Literal["none", "flips", "d4"]
 Connectivity = Literal[4, 8]
+Format = Literal["gpkg", "fgb", "geojson", "parquet"]
 Other = Literal["error", "ignore"]
 Padding = Literal["reflect", "zeros"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

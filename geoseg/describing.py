@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.bundle import CARD, open_bundle
 from geoseg.chips import INDEX, open_chips
-from geoseg.errors import Faults, MissingFileError, RasterError
+from geoseg.errors import Faults, FormatError, InputError, MissingFileError, RasterError
 from geoseg.files import read_json
 from geoseg.labels import read_legend
 from geoseg.legend import Legend
@@ -21,6 +21,7 @@ from geoseg.preflight import alike_bands, match_model, preflight_labels, preflig
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.scenes import Scene, describe_scene
+from geoseg.split import parse_ratio
 from geoseg.survey import Plan, TileOptions, survey
 
 
@@ -58,23 +59,31 @@ def info(path: str | Path) -> Description:
     path = Path(path)
     if not path.exists():
         raise MissingFileError(f"{path}: not found; give a scene, a chip folder, a model or a prediction's _run.json")
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.suffix.lower() == ".json":
+        facts = read_json(path, newest=1, what="a run file made by geoseg predict")
+        if "outputs" not in facts:
+            raise FormatError(
+                f"{path}: no run file made by geoseg predict (no 'outputs' in it); name its folder or raster"
+            )
+        return Description(path, "prediction", json.dumps(facts, indent=1, ensure_ascii=False), facts)
+    scene, legend = describe_scene(path), read_legend(path)
+    kind = "class raster" if legend else "scene"
+    return Description(path, kind, _scene_text(scene, legend), _scene_facts(scene, legend))
+
+
+def _describe_folder(path: Path) -> Description:
     if (path / INDEX).exists():
         chips = open_chips(path)
         return Description(path, "chips", str(chips), {key: v for key, v in chips.to_dict().items() if key != "chips"})
+    from geoseg.bundle import CARD, open_bundle  # torch takes seconds to load, and nothing else here needs it
+
     if (path / CARD).exists():
         bundle = open_bundle(path)
         return Description(path, "model", str(bundle), bundle.to_dict())
-    if path.is_dir():
-        raise MissingFileError(
-            f"{path}: neither {INDEX} nor {CARD} in it; name a chip folder, a model, or a single raster"
-        )
-    if path.suffix.lower() == ".json":
-        facts = read_json(path, newest=1, what="a run file made by geoseg predict")
-        return Description(path, "prediction", json.dumps(facts, indent=1, ensure_ascii=False), facts)
-    scene = describe_scene(path)
-    legend = read_legend(path)
-    return Description(
-        path, "class raster" if legend else "scene", _scene_text(scene, legend), _scene_facts(scene, legend)
+    raise MissingFileError(
+        f"{path}: neither {INDEX} nor {CARD} in it; name a chip folder, a model, a raster or a prediction's _run.json"
     )
 
 
@@ -94,7 +103,8 @@ def _scene_facts(scene: Scene, legend: Legend | None) -> dict[str, Any]:
         "width": scene.width,
         "bands": list(scene.band_names),
         "dtypes": list(scene.dtypes),
-        "nodata": [None if value is None or value != value else value for value in scene.nodata],
+        # JSON has no word for these but a text.
+        "nodata": [value if value is None or math.isfinite(value) else str(value) for value in scene.nodata],
         "crs": scene.crs.to_string() if scene.crs else None,
         "transform": list(scene.transform)[:6],
         "pixel_size_m": scene.pixel_size_m,
@@ -170,27 +180,53 @@ def check(
     """
     faults = Faults()
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
+    if not inputs:
+        raise RasterError("no scene given; name at least one raster")
     plan, needed = None, 0
     with bounded_cache():
         found = preflight_scenes(inputs, stack=stack, faults=faults)
         if model is not None:
-            with faults.collect():
-                bundle = open_bundle(model)
-                bundle.network()
-                for scene in found:
-                    with faults.collect():
-                        match_model(scene, bundle.image, bands)
+            _check_model(found, model, bands, faults)
             needed += sum(scene.height * scene.width * 2 for scene in found)
         if labels is not None:
-            sources = alike_bands(found, bands, faults)
-            paths = preflight_labels(found, labels, faults)
-            faults.raise_any()
             options = TileOptions(chip_size=chip_size, classes=classes, class_field=class_field, split=split)
             with faults.collect():
-                plan = survey(found, paths, sources, options, progress)
-                itemsize = sum(np.dtype(found[0].dtypes[source - 1]).itemsize for source in sources)
-                needed += len(plan.chips) * chip_size**2 * (itemsize + 1)
+                plan = _plan_chips(found, labels, bands, options, progress)
+        if plan is not None:
+            itemsize = sum(np.dtype(found[0].dtypes[source - 1]).itemsize for source in plan.sources)
+            needed += len(plan.chips) * chip_size**2 * (itemsize + 1)
     faults.raise_any()
-    if not found:
-        raise RasterError("no scene given; name at least one raster")
     return Check(tuple(found), plan, needed, shutil.disk_usage(".").free)
+
+
+def _check_model(
+    scenes: Sequence[Scene], model: str | Path, bands: str | Sequence[int | str] | None, faults: Faults
+) -> None:
+    from geoseg.bundle import open_bundle  # as above
+
+    with faults.collect():
+        bundle = open_bundle(model)
+        with faults.collect():
+            bundle.network()
+        for scene in scenes:
+            with faults.collect():
+                match_model(scene, bundle.image, bands)
+
+
+def _plan_chips(
+    scenes: Sequence[Scene],
+    labels: str | Path,
+    bands: str | Sequence[int | str] | None,
+    options: TileOptions,
+    progress: Progress,
+) -> Plan | None:
+    faults = Faults()
+    with faults.collect():
+        parse_ratio(options.split)
+    with faults.collect():
+        if options.chip_size < 1:
+            raise InputError(f"--chip-size {options.chip_size}: 1 or more is needed")
+    sources = alike_bands(scenes, bands, faults)
+    paths = preflight_labels(scenes, labels, faults)
+    faults.raise_any()
+    return survey(scenes, paths, sources, options, progress) if scenes else None

@@ -55,22 +55,21 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def choose_precision(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """`auto` takes half precision on GPUs, bfloat16 on CPUs that have matrix units for it, and float32 elsewhere.
+    """`auto` takes bfloat16 where the device multiplies it in hardware, half precision on older GPUs, else float32.
 
-    On a CPU without AMX bfloat16 can be slower than float32, so it is not chosen there.
+    On a CPU without such units bfloat16 can be slower than float32.
     """
     if precision != "auto":
         return _TYPES[precision]
     if device.type == "cuda":
-        return torch.float16
-    if device.type == "cpu" and has_amx():
-        return torch.bfloat16
-    return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and has_bf16_units() else torch.float32
 
 
-def has_amx() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX)."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+def has_bf16_units() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware: in matrix units (AMX), or in AVX-512 ones."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
 class Predictor:
@@ -86,7 +85,8 @@ class Predictor:
         self.image, self.legend = bundle.image, bundle.legend
         self.device = choose_device(device)
         self.dtype = choose_precision(self.device, precision)
-        self._network = bundle.network().to(self.device).to(memory_format=torch.channels_last)
+        # The weights themselves, not autocast: that pads by reflection in float32, which takes longer than it saves.
+        self._network = bundle.network().to(self.device, self.dtype).to(memory_format=torch.channels_last)
 
     def nothing(self, shape: tuple[int, int]) -> Prediction:
         """The prediction for a window (rows, cols) without a valid pixel."""
@@ -99,11 +99,9 @@ class Predictor:
             windows: pairs of raw pixels (bands, rows, cols) and valid (rows, cols) bool.
         """
         inputs = np.stack([self.image.normalise(pixels, valid) for pixels, valid in windows])
-        batch = torch.from_numpy(inputs).to(self.device, memory_format=torch.channels_last)
-        reduced = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=reduced):
-            logits = self._network(batch)
-        probabilities = torch.softmax(logits.float(), dim=1)
+        batch = torch.from_numpy(inputs).to(self.device, self.dtype, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            probabilities = torch.softmax(self._network(batch).float(), dim=1)
         indices = probabilities.argmax(dim=1).to(torch.uint8)
         return [
             Prediction(np.where(valid, found.cpu().numpy(), np.uint8(IGNORE)), shares.cpu().numpy())

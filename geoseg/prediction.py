@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import rasterio
 import torch
-from rasterio.enums import Resampling
 
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
@@ -21,29 +18,17 @@ from geoseg.choices import Connectivity, Precision
 from geoseg.errors import Faults, InputError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
 from geoseg.grid import grid
-from geoseg.inference import Prediction, Predictor, choose_device, predict_cores
-from geoseg.legend import IGNORE, LEGEND_TAG, Legend
+from geoseg.inference import Predictor, choose_device, predict_cores
+from geoseg.legend import IGNORE, Legend
+from geoseg.maps import file_names, open_map, sidecar_names, write_map_project, write_styles
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
-from geoseg.qgis import (
-    ProjectLayer,
-    category_names,
-    class_style,
-    colour_bands,
-    confidence_style,
-    polygon_style,
-    relative_source,
-    scene_style,
-    write_project,
-)
-from geoseg.raster import BLOCK, RasterWriter, bounded_cache
+from geoseg.raster import BLOCK, bounded_cache
 from geoseg.scenes import Scene
-from geoseg.vectorise import LAYER, chosen_classes, polygonize_raster
+from geoseg.vectorise import chosen_classes, polygonize_raster
 
 _FORMAT = 1
 _MARGIN = 64
-_STEPS = 250
-"""Confidence is stored in steps of 1/250."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +137,7 @@ def predict(
         choose_device(device)
     found = preflight_scenes(inputs, stack=stack, faults=faults)
     for scene in found:
-        targets = [Path(out) / name for name in _output_names(scene.name, options).values()]
+        targets = [Path(out) / name for name in _names(scene, options).values()]
         with faults.collect():
             refuse_inputs(targets, scene.paths)
             refuse_existing(targets, overwrite)
@@ -178,17 +163,6 @@ def predict(
         ]
 
 
-def _output_names(stem: str, options: _Options) -> dict[str, str]:
-    names = {"classes": f"{stem}_classes.tif"}
-    if options.confidence:
-        names["confidence"] = f"{stem}_confidence.tif"
-    if options.probabilities:
-        names["probabilities"] = f"{stem}_probabilities.tif"
-    if options.polygons:
-        names["polygons"] = f"{stem}_polygons.gpkg"
-    return {**names, "project": f"{stem}.qgz", "run": f"{stem}_run.json"}
-
-
 def _choose_grid(height: int, width: int, options: _Options) -> tuple[tuple[int, int], int]:
     """Rows and columns of a core, and the margin around it.
 
@@ -203,33 +177,32 @@ def _choose_grid(height: int, width: int, options: _Options) -> tuple[tuple[int,
     return (rows, cols), margin
 
 
+def _names(scene: Scene, options: _Options) -> dict[str, str]:
+    return file_names(
+        scene.name, confidence=options.confidence, probabilities=options.probabilities, polygons=options.polygons
+    )
+
+
 def _predict_scene(
-    scene: Scene,
-    sources: Sequence[int],
-    predictor: Predictor,
-    bundle: Bundle,
-    out: Path,
-    options: _Options,
-    overwrite: bool,
-    progress: Progress,
-) -> ScenePrediction:
+    scene: Scene, sources: Sequence[int], predictor: Predictor, bundle: Bundle, out: Path, options: _Options,
+    overwrite: bool, progress: Progress,
+) -> ScenePrediction:  # fmt: skip
     started = time.monotonic()
-    names = _output_names(scene.name, options)
-    styles = [f"{name[:-4]}.qml" for name in names.values() if name.endswith(".tif")]
-    sidecars = [f"{name}.aux.xml" for name in names.values() if name.endswith(".tif")]
-    with stage(out, last=names["run"], replaces=[*names.values(), *styles, *sidecars], overwrite=overwrite) as staging:
+    names, legend = _names(scene, options), bundle.legend
+    with stage(
+        out, last=names["run"], replaces=[*names.values(), *sidecar_names(names)], overwrite=overwrite
+    ) as staging:
         totals = _write_rasters(scene, sources, predictor, bundle, staging, names, options, progress)
-        mapped = time.monotonic()
-        balance = None
+        mapped, balance = time.monotonic(), None
         if options.polygons:
-            progress(f"polygons {scene.name}", 0, 1)
             balance = polygonize_raster(
-                staging / names["classes"], staging / names["confidence"] if options.confidence else None, bundle.legend,
-                staging / names["polygons"], only=options.only, simplify=options.simplify, connectivity=options.connectivity,
+                staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
+                staging / names["polygons"], only=options.only, simplify=options.simplify,
+                connectivity=options.connectivity, progress=progress,
             )  # fmt: skip
-            progress(f"polygons {scene.name}", 1, 1)
-        _write_styles(bundle.legend, staging, names)
-        _write_project(scene, sources, bundle, out, staging, names)
+        write_styles(legend, staging, names)
+        drawn = Legend(tuple(legend.classes[index] for index in chosen_classes(legend, options.only)))
+        write_map_project(scene, sources, bundle, drawn, out, staging, names)
         facts = {
             "format": _FORMAT,
             "geoseg_version": geoseg.__version__,
@@ -251,38 +224,23 @@ def _predict_scene(
 
 
 def _write_rasters(
-    scene: Scene,
-    sources: Sequence[int],
-    predictor: Predictor,
-    bundle: Bundle,
-    staging: Path,
-    names: dict[str, str],
-    options: _Options,
-    progress: Progress,
-) -> list[dict[str, Any]]:
+    scene: Scene, sources: Sequence[int], predictor: Predictor, bundle: Bundle, staging: Path, names: dict[str, str],
+    options: _Options, progress: Progress,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Predict the scene core by core into its rasters; returns the totals per class."""
     core, margin = _choose_grid(scene.height, scene.width, options)
-    tiles = list(grid(scene.height, scene.width, core, margin))
+    tiles = -(-scene.height // core[0]) * -(-scene.width // core[1])
     pixels, areas = np.zeros(len(bundle.legend), np.int64), np.zeros(len(bundle.legend))
-    with ExitStack() as stack:
-        rasters = _open_rasters(scene, bundle.legend, staging, names, stack)
-        reader = stack.enter_context(scene.open())
-        found = predict_cores(reader, sources, tiles, predictor, batch_size=options.batch_size)
+    with open_map(scene, bundle, staging, names) as rasters, scene.open() as reader:
+        cores = grid(scene.height, scene.width, core, margin)
+        found = predict_cores(reader, sources, cores, predictor, batch_size=options.batch_size)
         for done, (window, prediction) in enumerate(found, 1):
-            for kind, raster in rasters.items():
-                raster.write(_encode(kind, prediction, bundle.legend), window)
+            rasters.write(window, prediction)
             counts = np.bincount(prediction.indices.ravel(), minlength=IGNORE + 1)[: len(bundle.legend)]
             pixels += counts
             areas += counts * (scene.pixel_area_m2(window) or 0.0)
-            progress(f"predict {scene.name}", done, len(tiles))
-        tags = {
-            "TIFFTAG_SOFTWARE": f"geoseg {geoseg.__version__}",
-            "GEOSEG_MODEL_SHA256": bundle.weights_sha256,
-            LEGEND_TAG: json.dumps(bundle.legend.to_list(), ensure_ascii=False),
-        }
-        for kind, raster in rasters.items():
-            resampling = Resampling.mode if kind == "classes" else Resampling.average
-            raster.finish(resampling=resampling, predictor=kind != "classes", tags=tags)
+            progress(f"predict {scene.name}", done, tiles)
+        rasters.finish()
     valid = max(int(pixels.sum()), 1)
     return [
         {
@@ -294,83 +252,3 @@ def _write_rasters(
         }
         for entry, count, area in zip(bundle.legend, pixels, areas, strict=True)
     ]
-
-
-def _open_rasters(
-    scene: Scene, legend: Legend, staging: Path, names: dict[str, str], stack: ExitStack
-) -> dict[str, RasterWriter]:
-    place: dict[str, Any] = {
-        "height": scene.height,
-        "width": scene.width,
-        "crs": scene.crs,
-        "transform": scene.transform,
-    }
-    rasters: dict[str, RasterWriter] = {}
-    for kind in ("classes", "confidence", "probabilities"):
-        if kind not in names:
-            continue
-        dtype, nodata = (legend.dtype, legend.nodata) if kind == "classes" else ("uint8", 255)
-        count = len(legend) if kind == "probabilities" else 1
-        raster = RasterWriter(staging / names[kind], dtype=dtype, nodata=nodata, count=count, **place)
-        stack.callback(raster.close)
-        if kind == "classes":
-            raster.dataset.write_colormap(
-                1, {entry.value: _rgba(entry.colour) for entry in legend} | {nodata: (0, 0, 0, 0)}
-            )
-        else:
-            raster.dataset.scales = (1 / _STEPS,) * count
-        for band, name in enumerate(legend.names if kind == "probabilities" else [kind], 1):
-            raster.dataset.set_band_description(band, name)
-        rasters[kind] = raster
-    return rasters
-
-
-def _rgba(colour: str) -> tuple[int, int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16), 255
-
-
-def _encode(kind: str, prediction: Prediction, legend: Legend) -> np.ndarray:
-    """The (bands, rows, cols) of one output raster."""
-    if kind == "classes":
-        return legend.to_values(prediction.indices)[None]
-    shares = prediction.probabilities
-    if kind == "confidence":
-        shares = shares.max(axis=0, keepdims=True)
-    return np.where(prediction.indices == IGNORE, 255, np.rint(shares * _STEPS)).astype(np.uint8)
-
-
-def _write_styles(legend: Legend, staging: Path, names: dict[str, str]) -> None:
-    classes = names["classes"]
-    (staging / f"{classes[:-4]}.qml").write_text(class_style(legend), encoding="utf-8")
-    (staging / f"{classes}.aux.xml").write_text(category_names(legend), encoding="utf-8")
-    if "confidence" in names:
-        (staging / f"{names['confidence'][:-4]}.qml").write_text(confidence_style(), encoding="utf-8")
-
-
-def _write_project(
-    scene: Scene, sources: Sequence[int], bundle: Bundle, out: Path, staging: Path, names: dict[str, str]
-) -> None:
-    layers = []
-    if "polygons" in names:
-        layers.append(ProjectLayer("polygons", f"./{names['polygons']}", polygon_style(bundle.legend), table=LAYER))
-    layers.append(
-        ProjectLayer("classes", f"./{names['classes']}", class_style(bundle.legend), visible="polygons" not in names)
-    )
-    if "confidence" in names:
-        layers.append(ProjectLayer("confidence", f"./{names['confidence']}", confidence_style(), visible=False))
-    if len(scene.paths) == 1:  # a stack has no single file to show
-        shown = colour_bands([band.name for band in bundle.image.bands])
-        statistics = [bundle.image.bands[position].statistics for position in shown]
-        style = scene_style(
-            scene.path,
-            [sources[position] for position in shown],
-            [s.p1 for s in statistics],
-            [s.p99 for s in statistics],
-        )
-        layers.append(ProjectLayer(scene.name, relative_source(scene.path, out), style))
-    corners = [
-        scene.transform @ at for at in ((0, 0), (scene.width, 0), (0, scene.height), (scene.width, scene.height))
-    ]
-    xs, ys = zip(*corners, strict=True)
-    extent = (min(xs), min(ys), max(xs), max(ys))
-    write_project(staging / names["project"], title=scene.name, crs=scene.crs, extent=extent, layers=layers)

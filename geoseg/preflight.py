@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from geoseg.scenes import Scene, describe_scene, find_scenes
 from geoseg.spec import ImageSpec
 
 _PIXEL_SIZE_TOLERANCE = 1.25
+_MADE_UP_NAME = re.compile(r"band_\d+")
 
 
 def preflight_scenes(inputs: Sequence[str | Path], *, stack: bool, faults: Faults) -> list[Scene]:
@@ -93,7 +95,7 @@ def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str]
     count = len(scene.band_names)
     if bands is not None:
         sources = choose_bands(scene, bands)
-    elif set(image.names) <= set(scene.band_names):
+    elif set(image.names) <= set(scene.band_names) and not all(map(_MADE_UP_NAME.fullmatch, image.names)):
         sources = tuple(scene.band_names.index(name) + 1 for name in image.names)
     elif count == image.source_count:
         sources = image.sources

@@ -1,0 +1,102 @@
+"""The verb `polygonize`: a class raster to polygons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geoseg.files import publish, refuse_existing, refuse_inputs
+from geoseg.polygon_layer import Connectivity, Format, find_format
+from geoseg.progress import Progress, silent
+from geoseg.scenes import describe_scene
+from geoseg.vectorise import find_legend, layer_style, polygonize_raster
+
+
+@dataclass(frozen=True)
+class PolygonLayer:
+    """A polygon layer that was written.
+
+    Attributes:
+        path: the file.
+        balance: what the polygons cover against what the pixels cover; see `to_dict`.
+    """
+
+    path: Path
+    balance: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: {self.balance['polygons']:,} polygons"]
+        for entry in self.balance["classes"]:
+            line = f"  {entry['name']:<20} {entry['polygons']:>8,} polygons {entry['pixels']:>12,} pixels"
+            if entry["area_by_polygons_m2"] is not None:
+                area, more = entry["area_by_polygons_m2"] / 1e4, entry["difference_m2"] / 1e4
+                line += f" {area:>14,.2f} ha ({more:+,.2f} ha against the pixels)"
+            lines.append(line)
+        gap, overlapping = self.balance["gap_pixels"], self.balance["overlapping_polygons"]
+        return "\n".join([*lines, f"  gaps: {gap:g} pixels, overlaps: {overlapping} polygons"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """`path`; `polygons`, their count; `gap_pixels` and `overlapping_polygons` among the polygons of all classes,
+        background and nodata included; and per class, in `classes`, `value`, `name`, `polygons`, `pixels`,
+        `area_by_pixels_m2`, `area_by_polygons_m2` and `difference_m2` (None without a CRS)."""
+        return {"path": str(self.path), **self.balance}
+
+
+def polygonize(
+    classes: str | Path,
+    *,
+    out: str | Path,
+    only: str | Sequence[str | int] | None = None,
+    simplify: float = 1.5,
+    connectivity: Connectivity = 4,
+    confidence: str | Path | None = None,
+    format: Format | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> PolygonLayer:
+    """Make polygons of a class raster, whose neighbours share their edges.
+
+    Args:
+        classes: a raster with one band of whole numbers, geoseg's own or another's.
+        out: the file to write; a GeoPackage carries its QGIS style, the others have it beside as `<stem>.qml`.
+        only: names or values of the classes to make polygons of, as a list or a text split by commas; None takes all but
+            the background.
+        simplify: how far, in pixels, a simplified outline may lie from the pixels' edges; 0 keeps these.
+        connectivity: 4, or 8 to join pixels of a class that touch at corners; the features are multipolygons then.
+        confidence: a confidence raster on the same grid, whose mean over each polygon is written.
+        format: `gpkg`, `fgb`, `geojson` or `parquet`; None goes by the suffix of `out`.
+        overwrite: replace an earlier output.
+        progress: called after each step.
+
+    Returns:
+        The layer, with what its polygons cover against what the pixels cover.
+
+    Raises:
+        GeosegError: bad input or a full disk; then nothing is left behind.
+    """
+    path, out = Path(classes), Path(out)
+    scores = Path(confidence) if confidence else None
+    format = find_format(out, format)
+    style = None if format == "gpkg" else out.with_suffix(".qml")
+    targets = [out] if style is None else [out, style]
+    inputs = [entry for entry in (path, scores) if entry]
+    refuse_inputs(targets, [*inputs, *(entry.with_suffix(".qml") for entry in inputs)])
+    refuse_existing(targets, overwrite)
+    legend = find_legend(describe_scene(path))
+    qml = layer_style(legend, only)
+    with ExitStack() as stack:
+        partial = stack.enter_context(publish(out, overwrite=overwrite))
+        if style is not None:
+            beside = stack.enter_context(publish(style, overwrite=overwrite))
+            beside.write_text(qml, encoding="utf-8")
+        balance = polygonize_raster(
+            path, scores, legend, partial, only=only, simplify=simplify,
+            connectivity=connectivity, format=format, progress=progress,
+        )  # fmt: skip
+    return PolygonLayer(out, balance)
