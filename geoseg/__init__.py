@@ -12,10 +12,10 @@ Each command is a function of the same name with the same options:
 A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
 import one another:
 
-    floor 4   cli
+    floor 4   cli __main__
     floor 3   tiling training prediction polygons evaluation describing
-    floor 2   chips survey preflight; models unet losses bundle recipe learning inference; outlines simplification
-              polygon_layer vectorise; qgis maps report
+    floor 2   chips pairs survey preflight; models unet losses bundle recipe learning inference; outlines simplification
+              polygon_layer vectorise; styles qgis maps report
     floor 1   raster scenes labels polygon_labels split augment
     floor 0   errors choices progress legend spec grid metrics files
 """

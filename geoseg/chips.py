@@ -91,6 +91,7 @@ class ChipFolder:
                 *split_lines(self.chips, self.legend),
                 f"  split    by {facts['by']}; {100 * facts['shared_ground']:.1f} % of val and test ground is in another split too",
                 *left_out_lines(self.facts["left_out"]),
+                *outside_lines(self.facts["outside"]),
             ]
         )
 
@@ -149,11 +150,13 @@ def open_chips(path: str | Path) -> ChipFolder:
             Chip(**{**{key: entry[key] for key in known}, "class_pixels": tuple(entry["class_pixels"])})
             for entry in document["chips"]
         )
-        facts = {key: document[key] for key in ("options", "split", "left_out")}
+        facts = {key: document[key] for key in ("options", "split", "left_out", "outside")}
+        if not all(Path(chip.image).parts[:-1] == (chip.split, "images") and chip.split in SPLITS for chip in chips):
+            raise ValueError("a chip that lies outside the folder")
         return ChipFolder(
             path, ImageSpec.from_dict(document["image"]), Legend.from_list(document["legend"]), chips, facts
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path / INDEX}: {error} is missing or not as it should be; make the chips again") from None
 
 
@@ -186,3 +189,13 @@ def left_out_lines(left_out: dict[str, int]) -> list[str]:
     """A line on the chips that were left out, if any were."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
     return [f"  left out {reasons}"] if reasons else []
+
+
+def outside_lines(share: float | None) -> list[str]:
+    """A line on the ground outside every polygon, where it was taken for background."""
+    if share is None:
+        return []
+    return [
+        f"  outside  {100 * share:.1f} % of the labelled pixels are background, as is all ground outside the polygons; "
+        f"where these are incomplete, use --unlabelled ignore or --aoi"
+    ]

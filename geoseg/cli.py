@@ -11,7 +11,6 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -116,8 +115,9 @@ def _load_config(ctx: click.Context, param: click.Parameter, path: str | None) -
     if path is None:
         return
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except ValueError as error:  # not TOML, or not even UTF-8
         raise click.BadParameter(f"{path}: not TOML ({error})") from None
     for name, table in tables.items():
         if name not in cli.commands or not isinstance(table, dict):
@@ -261,6 +261,7 @@ def tile(scenes: tuple[str, ...], **options: Any) -> Any:
 @click.option("--padding", type=_choice(choices.Padding), help="At the borders of every convolution.")
 @click.option("--dropout", type=float, help="Probability, 0 to 1.")
 @click.option("--loss", help="ce, dice, or a sum such as ce+dice.")
+@click.option("--class-weights", metavar="none|auto|a,b,c", help="auto: rare classes count for more.")
 @click.option("--lr", type=float, help="Highest learning rate.")
 @click.option("--weight-decay", type=float, help="Of the optimiser.")
 @click.option("--epochs", type=int, help="Passes over the training chips.")

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from geoseg.chips import INDEX, open_chips
-from geoseg.errors import Faults, FormatError, InputError, MissingFileError, RasterError
+from geoseg.errors import Faults, FormatError, MissingFileError
 from geoseg.files import read_json
 from geoseg.labels import read_legend
 from geoseg.legend import Legend
-from geoseg.preflight import alike_bands, match_model, preflight_labels, preflight_scenes
+from geoseg.pairs import TileOptions
+from geoseg.preflight import alike_bands, match_model, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.scenes import Scene, describe_scene
-from geoseg.split import parse_ratio
-from geoseg.survey import Plan, TileOptions, survey
+from geoseg.survey import Plan, survey
 
 
 @dataclass(frozen=True)
@@ -180,21 +180,19 @@ def check(
     """
     faults = Faults()
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
-    if not inputs:
-        raise RasterError("no scene given; name at least one raster")
     plan, needed = None, 0
     with bounded_cache():
         found = preflight_scenes(inputs, stack=stack, faults=faults)
+        if labels is not None:
+            options = TileOptions(chip_size=chip_size, classes=classes, class_field=class_field, split=split)
+            sources = alike_bands(found, bands, faults)
+            with faults.collect():
+                plan = survey(found, labels, sources, options, faults, progress)
+                itemsize = sum(np.dtype(found[0].dtypes[source - 1]).itemsize for source in sources)
+                needed += len(plan.chips) * chip_size**2 * (itemsize + 1)
         if model is not None:
             _check_model(found, model, bands, faults)
             needed += sum(scene.height * scene.width * 2 for scene in found)
-        if labels is not None:
-            options = TileOptions(chip_size=chip_size, classes=classes, class_field=class_field, split=split)
-            with faults.collect():
-                plan = _plan_chips(found, labels, bands, options, progress)
-        if plan is not None:
-            itemsize = sum(np.dtype(found[0].dtypes[source - 1]).itemsize for source in plan.sources)
-            needed += len(plan.chips) * chip_size**2 * (itemsize + 1)
     faults.raise_any()
     return Check(tuple(found), plan, needed, shutil.disk_usage(".").free)
 
@@ -211,22 +209,3 @@ def _check_model(
         for scene in scenes:
             with faults.collect():
                 match_model(scene, bundle.image, bands)
-
-
-def _plan_chips(
-    scenes: Sequence[Scene],
-    labels: str | Path,
-    bands: str | Sequence[int | str] | None,
-    options: TileOptions,
-    progress: Progress,
-) -> Plan | None:
-    faults = Faults()
-    with faults.collect():
-        parse_ratio(options.split)
-    with faults.collect():
-        if options.chip_size < 1:
-            raise InputError(f"--chip-size {options.chip_size}: 1 or more is needed")
-    sources = alike_bands(scenes, bands, faults)
-    paths = preflight_labels(scenes, labels, faults)
-    faults.raise_any()
-    return survey(scenes, paths, sources, options, progress) if scenes else None

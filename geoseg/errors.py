@@ -134,8 +134,9 @@ class Faults:
             self.errors.append(error)
 
     def raise_any(self) -> None:
-        """Raise the one error found, or a `PreflightError` with all of them."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
-        if self.errors:
-            raise PreflightError(self.errors)
+        """Raise the one error found, or a `PreflightError` with all of them; each is said once."""
+        errors = list({str(error): error for error in self.errors}.values())  # a file may serve many scenes
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise PreflightError(errors)

@@ -22,7 +22,7 @@ from geoseg.inference import Predictor
 from geoseg.labels import LabelReader, is_vector, open_label_raster, read_legend
 from geoseg.legend import IGNORE, Legend, parse_legend
 from geoseg.metrics import bootstrap_intervals, chip_mean, confusion_matrix, scores
-from geoseg.polygon_labels import PolygonLabels
+from geoseg.polygon_labels import PolygonLabels, read_polygons
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache, open_raster
 from geoseg.scenes import Scene, describe_scene
@@ -66,10 +66,8 @@ class Evaluation:
         lines.append("")
         for key, name in _OVERALL.items():
             limits = metrics["intervals"].get(key)
-            averaged = f"{_figure(metrics['chip_mean'][key]):>8}"
-            lines.append(
-                f"{name:<26} {_figure(metrics[key]):>6} {_interval(limits):>15}   averaged over chips {averaged}"
-            )
+            averaged = f"averaged over {metrics['averaged_over']} {_figure(metrics['chip_mean'][key])}"
+            lines.append(f"{name:<26} {_figure(metrics[key]):>6} {_interval(limits):>15}   {averaged}")
         lines.append(f"intervals: bootstrap over {metrics['intervals']['blocks']} blocks of ground")
         return "\n".join(lines)
 
@@ -155,7 +153,8 @@ def evaluate(
             blocks.append(block)
             confusions.append(confusion)
             progress("evaluate", done, total)
-        metrics = _document(legend, what, np.array(blocks), np.stack(confusions), bootstrap, seed)
+        squares = "chips" if reference is None else f"squares of {_BLOCK} pixels"
+        metrics = _document(legend, what, squares, np.array(blocks), np.stack(confusions), bootstrap, seed)
         _write_table(staging / PER_CLASS, metrics)
         write_json(staging / METRICS, metrics)
     return Evaluation(Path(out), metrics)
@@ -207,15 +206,8 @@ def _pair_confusions(
         )
     stack = ExitStack()
     if is_vector(reference):
-        labels: LabelReader = PolygonLabels(
-            reference,
-            scene,
-            legend=legend,
-            class_field=class_field,
-            unlabelled=unlabelled,
-            all_touched=False,
-            other="error",
-        )
+        polygons = read_polygons(reference, class_field=class_field, classes=legend)
+        labels: LabelReader = PolygonLabels(polygons, scene, legend=legend, unlabelled=unlabelled)
     else:
         with stack:
             labels = stack.enter_context(open_label_raster(reference, scene, classes=None, nodata=None))
@@ -244,7 +236,7 @@ def _compare(scene: Scene, labels: LabelReader, legend: Legend, reference: Path,
 
 
 def _document(
-    legend: Legend, what: str, blocks: np.ndarray, confusions: np.ndarray, bootstrap: int, seed: int
+    legend: Legend, what: str, averaged_over: str, blocks: np.ndarray, confusions: np.ndarray, bootstrap: int, seed: int
 ) -> dict[str, Any]:
     pooled = confusions.sum(axis=0)
     if not pooled.any():
@@ -258,6 +250,7 @@ def _document(
         "what": what,
         "legend": legend.to_list(),
         **scores(pooled, legend),
+        "averaged_over": averaged_over,
         "chip_mean": chip_mean(confusions[confusions.any(axis=(1, 2))], legend),
         "intervals": bootstrap_intervals(by_block, legend, samples=bootstrap, seed=seed),
     }

@@ -66,6 +66,11 @@ def choose_precision(device: torch.device, precision: Precision = "auto") -> tor
     return torch.bfloat16 if device.type == "cpu" and has_bf16_units() else torch.float32
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """What the option calls a dtype."""
+    return next(name for name, known in _TYPES.items() if known == dtype)
+
+
 def has_bf16_units() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware: in matrix units (AMX), or in AVX-512 ones."""
     found = torch.cpu.get_capabilities()

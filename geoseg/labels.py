@@ -8,31 +8,35 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from xml.etree import ElementTree
 
 import numpy as np
+import pyproj
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from geoseg.errors import DataWarning, Faults, GeoreferenceError, LabelError, LegendError, MissingFileError
-from geoseg.legend import LEGEND_TAG, MAX_VALUE, Legend, make_legend
+from geoseg.legend import LEGEND_TAG, Legend, make_legend
 from geoseg.raster import RASTER_SUFFIXES, open_raster, reading
-from geoseg.scenes import Scene, describe_scene, refuse_no_overlap
+from geoseg.scenes import Scene, describe_scene, same_grid, valid_pixels
 
 VECTOR_SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".fgb", ".parquet"})
 _LABEL_ENDINGS = r"_(mask|label|labels|classes)$"
 _SCENE_ENDINGS = r"_(sr|image)$"
+_INT32 = np.iinfo(np.int32)
 
 
 class LabelReader(Protocol):
     """Reads labels on the grid of one scene."""
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Class values (rows, cols) int32, and where they are known (rows, cols) bool; a window may stick out."""
+        """Class values (rows, cols) int32, and where they are known (rows, cols) bool; a window may stick out.
+
+        Whatever the file holds is handed over, also values that no legend can hold; those beyond int32 are clipped to it.
+        """
         ...
 
 
@@ -41,26 +45,28 @@ def is_vector(path: Path) -> bool:
     return path.suffix.lower() in VECTOR_SUFFIXES
 
 
-def match_labels(labels: str | Path, scenes: Sequence[Scene]) -> list[Path]:
-    """The label file of each scene: the one file for all of them, or those with the scenes' stems in a folder.
+def match_labels(labels: str | Path, scenes: Sequence[Scene], faults: Faults) -> dict[str, Path]:
+    """The label file of each scene, by its name: the one file for all of them, or those with the scenes' stems in a folder.
 
-    Raises:
-        MissingFileError: no such file or folder.
-        LabelError: a scene without labels, or with two files that could be meant.
+    What is wrong goes into `faults`: no such file or folder, a scene without labels or with two files that could be meant.
     """
     folder = Path(labels)
-    if not folder.exists():
-        raise MissingFileError(f"{folder}: not found; --labels takes a mask raster, a polygon file or a folder of them")
     if not folder.is_dir():
-        return [folder] * len(scenes)
+        with faults.collect():
+            if not folder.exists():
+                raise MissingFileError(
+                    f"{folder}: not found; --labels takes a mask raster, a polygon file or a folder of them"
+                )
+            return {scene.name: folder for scene in scenes}
+        return {}
     by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in RASTER_SUFFIXES | VECTOR_SUFFIXES:
-            by_stem.setdefault(re.sub(_LABEL_ENDINGS, "", path.stem), []).append(path)
-    faults, matched = Faults(), []
+            by_stem.setdefault(re.sub(_LABEL_ENDINGS, "", path.stem, flags=re.IGNORECASE), []).append(path)
+    matched = {}
     for scene in scenes:
         inputs = {path.resolve() for path in scene.paths}
-        stems = dict.fromkeys((scene.name, re.sub(_SCENE_ENDINGS, "", scene.name)))
+        stems = dict.fromkeys((scene.name, re.sub(_SCENE_ENDINGS, "", scene.name, flags=re.IGNORECASE)))
         found = [path for stem in stems for path in by_stem.get(stem, []) if path.resolve() not in inputs]
         with faults.collect():
             if not found:
@@ -70,9 +76,33 @@ def match_labels(labels: str | Path, scenes: Sequence[Scene]) -> list[Path]:
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
                 raise LabelError(f"{scene.path}: labels could be {names}; leave one of them in {folder}")
-            matched.append(found[0])
-    faults.raise_any()
+            matched[scene.name] = found[0]
     return matched
+
+
+def refuse_no_overlap(path: Path, crs: Any, bounds: Sequence[float], scene: Scene) -> tuple[float, float, float, float]:
+    """Lay the scene on labels, of which the CRS and the left, bottom, right and top in it are given.
+
+    Returns:
+        Left, bottom, right and top of the scene in the labels' CRS.
+
+    Raises:
+        GeoreferenceError: one of the two has a CRS that cannot be placed on the earth.
+        LabelError: they do not meet.
+    """
+    # Not the reverse: a map of the whole earth reaches where the CRS of the scene means nothing.
+    try:
+        place = pyproj.Transformer.from_crs(scene.crs, crs, always_xy=True).transform_bounds(*scene.bounds)
+    except pyproj.exceptions.ProjError as error:
+        reason = " ".join(str(error).split())
+        raise GeoreferenceError(f"{path}: cannot be laid on {scene.path} ({reason}); check both CRSs") from error
+    left, low, right, high = place if place[0] <= place[2] else (-180, place[1], 180, place[3])  # across 180 degrees
+    if not (left < bounds[2] and right > bounds[0] and low < bounds[3] and high > bounds[1]):
+        raise LabelError(
+            f"{path}: does not overlap {scene.path} (x {bounds[0]:.6g}..{bounds[2]:.6g}, y {bounds[1]:.6g}..{bounds[3]:.6g} "
+            f"against x {left:.6g}..{right:.6g}, y {low:.6g}..{high:.6g} in the CRS of the labels); check both CRSs"
+        )
+    return left, low, right, high
 
 
 @contextmanager
@@ -90,75 +120,87 @@ def open_label_raster(path: Path, scene: Scene, *, classes: Legend | None, nodat
         LabelError: they do not overlap.
     """
     facts = describe_scene(path)
+    if len(facts.band_names) > 1:
+        warnings.warn(
+            f"{path}: {len(facts.band_names)} bands found, the first is taken for the classes",
+            DataWarning,
+            stacklevel=3,
+        )
     with open_raster(path) as dataset:
-        if _same_grid(facts, scene):
-            yield _RasterLabels(path, dataset, scene, classes, nodata)
+        # `--classes 0=background` on a file whose nodata is 0: the user knows better than the file.
+        own = None if classes is not None and dataset.nodata in classes.values else dataset.nodata
+        if _pixel_by_pixel(facts, scene):
+            yield _RasterLabels(path, dataset, scene, (own, nodata))
             return
-        left, bottom, right, top = transform_bounds(facts.crs, scene.crs, *dataset.bounds)
-        refuse_no_overlap(path, scene, (left, bottom, right, top))
+        refuse_no_overlap(path, facts.crs, facts.bounds, scene)
+        # An alpha band tells where there are labels; a mask would not, on bands of other types than uint8 and uint16.
         with WarpedVRT(
-            dataset, crs=scene.crs, transform=scene.transform, width=scene.width, height=scene.height,
-            resampling=Resampling.nearest, add_alpha=dataset.nodata is None,
+            dataset, crs=scene.crs, transform=scene.transform, width=scene.width, height=scene.height, src_nodata=own,
+            resampling=Resampling.nearest, add_alpha=ColorInterp.alpha not in dataset.colorinterp,
         ) as warped:  # fmt: skip
-            yield _RasterLabels(path, warped, scene, classes, nodata)
+            yield _RasterLabels(path, warped, scene, (own, nodata))
 
 
-def _same_grid(label: Scene, scene: Scene) -> bool:
-    same_size = (label.height, label.width) == (scene.height, scene.width)
-    if label.crs is None or scene.crs is None:
-        if not same_size:
-            lacking = label if label.crs is None else scene
-            raise GeoreferenceError(
-                f"{lacking.path}: no CRS, so labels of {label.height} x {label.width} cannot be laid on a scene of "
-                f"{scene.height} x {scene.width}; only labels of the same size work, or set it with: gdal_edit.py -a_srs"
-            )
-        if (label.crs is None) != (scene.crs is None):
-            warnings.warn(
-                f"{label.path}: taken pixel by pixel, since only one of label and scene has a CRS",
-                DataWarning,
-                stacklevel=3,
-            )
-        return True
-    return same_size and label.crs == scene.crs and label.transform.almost_equals(scene.transform, precision=1e-6)
+def _pixel_by_pixel(label: Scene, scene: Scene) -> bool:
+    if label.crs is not None and scene.crs is not None:
+        return same_grid(label, scene)
+    if (label.height, label.width) != (scene.height, scene.width):
+        lacking = label if label.crs is None else scene
+        raise GeoreferenceError(
+            f"{lacking.path}: no CRS, so labels of {label.height} x {label.width} cannot be laid on a scene of "
+            f"{scene.height} x {scene.width}; only labels of the same size work, or set it with: gdal_edit.py -a_srs"
+        )
+    if (label.crs is None) != (scene.crs is None):
+        warnings.warn(
+            f"{label.path}: taken pixel by pixel, since only one of label and scene has a CRS",
+            DataWarning,
+            stacklevel=4,
+        )
+    return True
 
 
 class _RasterLabels:
     def __init__(
-        self, path: Path, dataset: DatasetReader | WarpedVRT, scene: Scene, classes: Legend | None, nodata: int | None
+        self, path: Path, dataset: DatasetReader | WarpedVRT, scene: Scene, unknown: tuple[float | None, int | None]
     ) -> None:
-        self._path, self._dataset, self._scene, self._unknown = path, dataset, scene, nodata
-        # `--classes 0=background` on a file whose nodata is 0: the user knows better than the file.
-        self._nodata_is_class = classes is not None and dataset.nodata in classes.values
+        self._path, self._dataset, self._scene, self._unknown = path, dataset, scene, unknown
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         inside = window.intersection(Window(0, 0, self._scene.width, self._scene.height))
+        own, further = self._unknown
         with reading(self._path):
             raw = self._dataset.read(1, window=inside)
-            known = np.ones(raw.shape, bool)
-            if not self._nodata_is_class:
-                known = self._dataset.read_masks(1, window=inside) > 0
+            known = valid_pixels(raw[None], [own], [self._dataset], inside)
+        known &= raw != further
         if raw.dtype.kind == "f":
-            known &= np.isfinite(raw)
             fractions = known & (raw != np.trunc(np.where(known, raw, 0)))
             if fractions.any():
                 raise LabelError(
                     f"{self._path}: values such as {raw[fractions][0]:g} found; labels must be whole numbers, one per class"
                 )
-        if self._unknown is not None:
-            known &= raw != self._unknown
-        values = np.zeros((window.height, window.width), np.int32)
-        labelled = np.zeros(values.shape, bool)
+        if raw.dtype.itemsize > 2:
+            raw = np.clip(np.where(known, raw, 0).astype(np.float64), _INT32.min, _INT32.max)
+        values, labelled = np.zeros((2, window.height, window.width), np.int32)
         row, col = inside.row_off - window.row_off, inside.col_off - window.col_off
         at = np.s_[row : row + inside.height, col : col + inside.width]
-        # -1 stands for every value that no legend can hold, so that it is reported rather than wrapped around.
-        values[at] = np.where(known & (raw >= 0) & (raw <= MAX_VALUE), raw, np.where(known, -1, 0))
-        labelled[at] = known
-        return values, labelled
+        values[at], labelled[at] = raw, known
+        return values, labelled > 0
 
 
 def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:
     """A legend for the values found in mask rasters, with the names and colours that the first of them carries."""
-    names, colours = _names_in_raster(paths[0])
+    path, names = paths[0], dict[int, str]()
+    sidecar = path.with_name(path.name + ".aux.xml")  # rasterio has no call for GDAL's category names
+    if sidecar.exists():
+        try:
+            categories = ElementTree.parse(sidecar).findall("PAMRasterBand[@band='1']/CategoryNames/Category")
+        except ElementTree.ParseError:
+            categories = []
+        names = {value: entry.text for value, entry in enumerate(categories) if entry.text}
+    colours: dict[int, str] = {}
+    with open_raster(path) as dataset:
+        if dataset.colorinterp[0] == ColorInterp.palette:
+            colours = {value: "#{:02x}{:02x}{:02x}".format(*rgba) for value, rgba in dataset.colormap(1).items()}
     return make_legend(values, [names.get(value) for value in values], [colours.get(value) for value in values])
 
 
@@ -176,21 +218,3 @@ def read_legend(path: Path) -> Legend | None:
         return Legend.from_list(json.loads(text))
     except (TypeError, AttributeError, json.JSONDecodeError) as error:
         raise LegendError(f"{path}: its legend cannot be read ({error}); write the raster again") from None
-
-
-def _names_in_raster(path: Path) -> tuple[dict[int, str], dict[int, str]]:
-    legend = read_legend(path)
-    if legend:
-        return dict(zip(legend.values, legend.names, strict=True)), {e.value: e.colour for e in legend}
-    names, colours = {}, {}
-    sidecar = path.with_name(path.name + ".aux.xml")  # rasterio has no call for GDAL's category names
-    if sidecar.exists():
-        try:
-            categories = ElementTree.parse(sidecar).findall(".//CategoryNames/Category")
-        except ElementTree.ParseError:
-            categories = []
-        names = {value: entry.text for value, entry in enumerate(categories) if entry.text}
-    with open_raster(path) as dataset:
-        if dataset.colorinterp[0] == ColorInterp.palette:
-            colours = {value: "#{:02x}{:02x}{:02x}".format(*rgba) for value, rgba in dataset.colormap(1).items()}
-    return names, colours

@@ -74,3 +74,37 @@ def create_loss(name: str = "ce+dice", *, ignore_index: int = 255, class_weights
     if unknown:
         raise ModelError(f"unknown loss '{unknown[0]}': needed is {' or '.join(_LOSSES)}, or a sum such as ce+dice")
     return SumOfLosses([_LOSSES[part](ignore_index, class_weights) for part in parts])
+
+
+def parse_class_weights(text: str, class_pixels: Sequence[int]) -> Tensor | None:
+    """Class weights from `none`, `auto`, or numbers such as `1,2.5`, one per class.
+
+    `auto` weights a class by one over the square root of its pixels, so that a rare class counts for more than its
+    pixels without drowning the others; a class without any has no say. The mean weight of a labelled pixel is 1.
+
+    Args:
+        text: as given on the command line.
+        class_pixels: labelled training pixels of each class.
+
+    Raises:
+        ModelError: neither of these, or another number of classes.
+    """
+    if text == "none":
+        return None
+    if text == "auto":
+        pixels = torch.tensor(class_pixels, dtype=torch.float32)
+        weights = torch.where(pixels > 0, pixels.clamp_min(1).rsqrt(), 0)
+        return weights * pixels.sum() / (weights * pixels).sum()
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if (
+        len(numbers) != len(class_pixels)
+        or not all(0 <= number < float("inf") for number in numbers)
+        or not any(numbers)
+    ):
+        raise ModelError(
+            f"--class-weights {text}: none, auto, or {len(class_pixels)} numbers split by commas are needed"
+        )
+    return torch.tensor(numbers)

@@ -16,20 +16,11 @@ import geoseg
 from geoseg.bundle import Bundle
 from geoseg.inference import Prediction
 from geoseg.legend import IGNORE, LEGEND_TAG, Legend
-from geoseg.qgis import (
-    ProjectLayer,
-    category_names,
-    class_style,
-    colour_bands,
-    confidence_style,
-    polygon_style,
-    relative_source,
-    scene_style,
-    write_project,
-)
+from geoseg.polygon_layer import LAYER
+from geoseg.qgis import ProjectLayer, relative_source, write_project
 from geoseg.raster import RasterWriter
 from geoseg.scenes import Scene
-from geoseg.vectorise import LAYER
+from geoseg.styles import category_names, class_style, colour_bands, confidence_style, scene_style
 
 CONFIDENCE_STEPS = 250
 """Confidence and probabilities are stored in steps of 1/250, with 255 for nodata."""
@@ -133,7 +124,7 @@ def write_map_project(
     scene: Scene,
     sources: Sequence[int],
     bundle: Bundle,
-    polygons: Legend,
+    polygon_style: str,
     out: Path,
     staging: Path,
     names: dict[str, str],
@@ -144,14 +135,14 @@ def write_map_project(
         scene: shown at the bottom, where it is a single file.
         sources: its bands, in the model's order.
         bundle: for the legend and the stretch of the scene.
-        polygons: the classes that there are polygons of.
+        polygon_style: QML of the polygons.
         out: where the project ends up.
         staging: where it is written.
         names: of `file_names`.
     """
     legend, layers = bundle.legend, []
     if "polygons" in names:
-        layers.append(ProjectLayer("polygons", names["polygons"], polygon_style(polygons), table=LAYER))
+        layers.append(ProjectLayer("polygons", names["polygons"], polygon_style, table=LAYER))
     single = len(scene.paths) == 1  # a stack has no single file to show
     # The classes are opaque: over the scene they would hide it, and polygons of their own colours.
     hidden = single and "polygons" in names

@@ -1,10 +1,11 @@
-"""Labels from polygons: read, mended, laid on the grid of a scene and burnt window by window."""
+"""Labels from polygons: read and mended once, laid on the grid of each scene and burnt window by window."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,199 +18,221 @@ from rasterio.windows import Window, transform
 
 from geoseg.choices import Other, Unlabelled
 from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError, MissingFileError
+from geoseg.labels import refuse_no_overlap
 from geoseg.legend import Legend, make_legend
-from geoseg.scenes import Scene, refuse_no_overlap
+from geoseg.scenes import Scene
 
 
-def read_polygons(path: Path, scene_crs: Any, columns: Sequence[str] | None = None) -> gpd.GeoDataFrame:
-    """Polygons of a vector file in the scene's CRS; invalid ones are mended, what is no polygon is left out, both counted.
+@dataclass(frozen=True)
+class Polygons:
+    """The polygons of a file.
+
+    Attributes:
+        path: the file.
+        shapes: valid ones that have an area, in the file's CRS and order.
+        keys: what the class field says of each, a whole number or a name; None where no field was asked for.
+    """
+
+    path: Path
+    shapes: gpd.GeoSeries
+    keys: tuple[int | str, ...] | None
+
+    def near(self, scene: Scene) -> gpd.GeoSeries:
+        """Those that may touch a scene, in its CRS; the index tells their place in `shapes`.
+
+        Raises:
+            GeoreferenceError: the scene has no CRS.
+            LabelError: the scene does not meet the area that the file covers.
+        """
+        if scene.crs is None:
+            raise GeoreferenceError(
+                f"{scene.path}: no CRS, so the polygons of {self.path.name} cannot be laid on it; set it with: "
+                f"gdal_edit.py -a_srs. Without one, a mask raster of {scene.height} x {scene.width} pixels works"
+            )
+        left, low, right, high = refuse_no_overlap(self.path, self.shapes.crs, self.shapes.total_bounds, scene)
+        # Cut before they are projected: what lies far away may have no place in the scene's CRS.
+        around = shapely.box(left, low, right, high).buffer(0.01 * max(right - left, high - low), join_style="mitre")
+        found = np.sort(self.shapes.sindex.query(around))
+        return self.shapes.iloc[found].intersection(around).to_crs(scene.crs)
+
+    def burn_values(self, legend: Legend, unlabelled: Unlabelled) -> tuple[np.ndarray, int]:
+        """Class value of each polygon (int32), and that of the ground outside all of them; -1 means unknown.
+
+        Raises:
+            LabelError: several classes, and no field that tells them apart.
+            LegendError: ground outside the polygons has no class.
+        """
+        others = [value for index, value in enumerate(legend.values) if index != legend.background]
+        if self.keys is None and len(others) != 1:
+            raise LabelError(
+                f"{self.path}: {len(others)} classes ({legend}) but no --class-field to tell them apart; name the field"
+            )
+        if unlabelled == "background" and legend.background is None:
+            raise LegendError(
+                f"{self.path}: pixels outside the polygons have no class; add one with --classes 0=background,... or use "
+                f"--unlabelled ignore"
+            )
+        outside = legend.values[legend.background] if unlabelled == "background" else -1  # type: ignore[index]
+        if self.keys is None:
+            return np.full(len(self.shapes), others[0], np.int32), outside
+        values = {key: _class_value(legend, key) for key in set(self.keys)}
+        return np.array([values[key] for key in self.keys], np.int32), outside
+
+
+def _class_value(legend: Legend, key: int | str) -> int:
+    try:
+        return legend.values[legend.index(key)]
+    except LegendError:
+        return -1
+
+
+def read_polygons(
+    path: Path, *, class_field: str | None = None, classes: Legend | None = None, other: Other = "error"
+) -> Polygons:
+    """Read the polygons of a vector file; invalid ones are mended, what is no polygon is left out, both counted.
+
+    Args:
+        path: a file with one layer of polygons, or of which the first is meant.
+        class_field: the column that tells the class; polygons without a value in it are left out, and counted.
+        classes: the legend, where it is known before.
+        other: what to do about values of the class field that are not in `classes`.
 
     Raises:
         MissingFileError: no such file.
-        LabelError: it cannot be read, or holds no polygon.
-        GeoreferenceError: it has no CRS, or the scene has none.
+        GeoreferenceError: it has no CRS.
+        LabelError: it cannot be read, holds no polygon, has no such field, or has values outside the legend.
     """
-    frame = read_vector(path, columns)
-    if frame.crs is None or scene_crs is None:
-        what = path if frame.crs is None else "the scene"
-        raise GeoreferenceError(
-            f"{what}: no CRS, so the polygons of {path.name} cannot be laid on the scene; set one with: "
-            f"gdal_edit.py -a_srs (rasters), ogr2ogr -a_srs (polygons). A mask raster of the scene's size needs no CRS"
+    frame = _read_vector(path, class_field)
+    if frame.crs is None:
+        raise GeoreferenceError(f"{path}: no CRS, so nobody knows where its polygons lie; set it with: ogr2ogr -a_srs")
+    shapes = frame.geometry.to_numpy(copy=True)
+    broken = ~shapely.is_valid(shapes) & ~shapely.is_missing(shapes)
+    # "structure" keeps the ground that an outline goes round twice, and leaves no lines among the polygons.
+    shapes[broken] = shapely.make_valid(shapes[broken], method="structure", keep_collapsed=False)
+    usable = (shapely.get_dimensions(shapes) == 2) & ~shapely.is_empty(shapes)
+    if broken.any() or not usable.all():
+        _warn(
+            f"{path}: {(broken & usable).sum()} invalid geometries mended, {(~usable).sum()} without an area left out"
         )
-    invalid = int((~frame.geometry.is_valid).sum())
-    frame.geometry = frame.geometry.make_valid().to_crs(scene_crs)
-    polygonal = shapely.get_dimensions(frame.geometry.values) == 2
-    polygonal &= ~frame.geometry.is_empty & np.isfinite(frame.geometry.bounds.to_numpy()).all(axis=1)
-    if invalid or not polygonal.all():
-        warnings.warn(
-            f"{path}: {invalid} invalid geometries mended, {int((~polygonal).sum())} without an area left out",
-            DataWarning,
-            stacklevel=3,
-        )
-    if not polygonal.any():
+    if not usable.any():
         raise LabelError(f"{path}: no polygon found; labels must be polygons or a mask raster")
-    return frame[polygonal].reset_index(drop=True)
+    if class_field is None:
+        return Polygons(path, gpd.GeoSeries(shapes[usable], crs=frame.crs), None)
+    told = usable & frame[class_field].notna().to_numpy()
+    if not told.any():
+        raise LabelError(f"{path}: no polygon has a value in '{class_field}'; name another --class-field, or none")
+    if told.sum() < usable.sum():
+        _warn(f"{path}: {usable.sum() - told.sum()} polygons without a value in '{class_field}' are left out")
+    keys = _field_values(path, frame[class_field][told])
+    if classes is not None:
+        _refuse_strays(path, keys, classes, other)
+    return Polygons(path, gpd.GeoSeries(shapes[told], crs=frame.crs), keys)
 
 
-def read_vector(path: Path, columns: Sequence[str] | None) -> gpd.GeoDataFrame:
+def _read_vector(path: Path, class_field: str | None) -> gpd.GeoDataFrame:
     if not path.exists():
         raise MissingFileError(f"{path}: not found; give the path of a polygon file")
-    with open(path, "rb") as file:
-        if file.read(64).lstrip()[:1] == b"<":  # an OGR VRT under another name opens files of its own choice
-            raise LabelError(f"{path}: XML found; a GeoPackage, GeoJSON, FlatGeobuf or Shapefile is needed")
     try:
+        with open(path, "rb") as file:
+            if file.read(64).lstrip()[:1] == b"<":  # an OGR VRT under another name opens files of its own choice
+                raise ValueError("XML found, which may point anywhere")
         if path.suffix.lower() == ".parquet":
-            return gpd.read_parquet(path)
-        layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if len(layers) > 1:
-            warnings.warn(f"{path}: {len(layers)} layers found, '{layers[0]}' is read", DataWarning, stacklevel=4)
-        return pyogrio.read_dataframe(path, layer=layers[0], columns=columns, on_invalid="fix")
-    except (
-        pyogrio.errors.DataSourceError,
-        pyogrio.errors.DataLayerError,
-        IndexError,
-        ImportError,
-        ValueError,
-    ) as error:
-        raise LabelError(f"{path}: no polygons could be read ({error}); a GeoPackage or GeoJSON is needed") from None
+            frame = gpd.read_parquet(path)
+            fields = frame.columns.drop(frame.geometry.name)
+        else:
+            layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
+            if not layers:
+                raise ValueError("a table without geometry found")
+            if len(layers) > 1:
+                _warn(f"{path}: {len(layers)} layers found, '{layers[0]}' is read")
+            fields = pyogrio.read_info(path, layer=layers[0])["fields"]
+            columns = [class_field] if class_field in fields else []
+            frame = pyogrio.read_dataframe(path, layer=layers[0], columns=columns, on_invalid="fix")
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ImportError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise LabelError(f"{path}: no polygons could be read ({reason}); a GeoPackage or GeoJSON is needed") from None
+    if class_field is not None and class_field not in fields:
+        raise LabelError(f"{path}: no field '{class_field}'; fields found: {', '.join(fields) or 'none'}")
+    return frame
 
 
-def class_field_values(path: Path, field: str | None) -> Counter[int | str]:
-    """How many polygons there are of each value of the class field; without a field all are of class 1.
-
-    Raises:
-        LabelError: the field is not there, or holds neither whole numbers nor text.
-    """
-    if field is None:
-        return Counter({1: 1})
-    frame = read_vector(path, None)
-    if field not in frame.columns:
-        fields = ", ".join(name for name in frame.columns if name != frame.geometry.name) or "none"
-        raise LabelError(f"{path}: no field '{field}'; fields found: {fields}")
-    return Counter(_field_values(path, frame, field))
-
-
-def _field_values(path: Path, frame: gpd.GeoDataFrame, field: str) -> list[int | str]:
-    column = frame[field].dropna()
-    if len(column) < len(frame):
-        warnings.warn(
-            f"{path}: {len(frame) - len(column)} polygons without a value in '{field}' are left out",
-            DataWarning,
-            stacklevel=3,
-        )
+def _field_values(path: Path, column: Any) -> tuple[int | str, ...]:
     if column.dtype.kind == "f" and (column == column.round()).all():
-        column = column.astype(int)
+        column = column.astype(int)  # whole numbers with a null among them are read as floats
     if column.dtype.kind in "iub":
-        return [int(value) for value in column]
+        return tuple(int(value) for value in column)
     if column.dtype.kind == "f":
-        raise LabelError(f"{path}: field '{field}' holds fractions; whole numbers or names are needed")
-    return [str(value).strip() for value in column]
+        raise LabelError(f"{path}: field '{column.name}' holds fractions; whole numbers or names are needed")
+    texts = [str(value).strip() for value in column]
+    return tuple(int(text) for text in texts) if all(text.isdecimal() for text in texts) else tuple(texts)
 
 
-def polygon_legend(field_values: Sequence[int | str], unlabelled: Unlabelled) -> Legend:
-    """A legend for the values of a class field: whole numbers are class values, names are numbered in their order."""
-    known = sorted(set(field_values), key=lambda value: (isinstance(value, str), value))
+def _refuse_strays(path: Path, keys: Sequence[int | str], legend: Legend, other: Other) -> None:
+    strays = Counter({key: count for key, count in Counter(keys).items() if _class_value(legend, key) < 0})
+    if not strays:
+        return
+    listed = ", ".join(f"'{value}' ({count} polygons)" for value, count in strays.most_common(5))
+    if other == "error":
+        raise LabelError(f"{path}: {listed} not in the legend ({legend}); add them to --classes or use --other ignore")
+    _warn(f"{path}: not in the legend, so what lies there is ignored: {listed}")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)
+
+
+def polygon_legend(files: Sequence[Polygons], unlabelled: Unlabelled, background: str | None = None) -> Legend:
+    """A legend for polygons: whole numbers are class values, names are numbered in their order.
+
+    Pixels outside every polygon get a class of value 0 called `background`, unless there is a class of value 0, or
+    `background` names the one that they shall belong to.
+    """
+    keys = set().union(*(file.keys or [1] for file in files))
     names: list[str | None]
-    if all(isinstance(value, int) for value in known):
-        values, names = [int(value) for value in known], [None] * len(known)
+    if all(isinstance(key, int) for key in keys):
+        values, names = sorted(map(int, keys)), [None] * len(keys)
     else:
-        texts = sorted(map(str, known), key=lambda text: (text.lower() != "background", text))
+        texts = sorted(map(str, keys), key=lambda text: (text.lower() != "background", text))
         first = 0 if texts[0].lower() == "background" else 1
         values, names = list(range(first, first + len(texts))), list(texts)
-    if unlabelled == "background" and 0 not in values:
+    if unlabelled == "background" and 0 not in values and background not in {*map(str, values), *filter(None, names)}:
         values, names = [0, *values], ["background", *names]
-    return make_legend(values, names)
+    try:
+        legend = make_legend(values, names)
+    except LegendError as error:
+        raise LegendError(f"{files[0].path}: {error}") from None
+    return legend.with_background(background) if background else legend
 
 
 class PolygonLabels:
     """Polygons burnt into windows of a scene; where polygons overlap, the later one in the file wins.
 
     Args:
-        path: a polygon file.
+        polygons: of the whole file.
         scene: gives the grid.
-        legend: the classes; field values are matched by name or value.
-        class_field: the column that tells the class; without one every polygon is of the one class that is not background.
+        legend: the classes.
         unlabelled: what valid pixels outside every polygon are.
         all_touched: burn every pixel touched rather than those whose centre is inside.
-        other: `ignore` makes pixels of polygons outside the legend unknown.
 
     Raises:
-        LabelError: a field value outside the legend, no overlap with the scene, or several classes and no field.
-        GeoreferenceError: a CRS is missing.
+        LabelError: no overlap with the scene, or several classes and no field.
+        LegendError: pixels outside the polygons have no class.
+        GeoreferenceError: the scene has no CRS.
     """
 
     def __init__(
-        self,
-        path: Path,
-        scene: Scene,
-        *,
-        legend: Legend,
-        class_field: str | None,
-        unlabelled: Unlabelled,
-        all_touched: bool,
-        other: Other,
+        self, polygons: Polygons, scene: Scene, *, legend: Legend, unlabelled: Unlabelled, all_touched: bool = False
     ) -> None:
-        frame = read_polygons(path, scene.crs, [class_field] if class_field else [])
-        left, bottom, right, top = frame.total_bounds
-        refuse_no_overlap(path, scene, (left, bottom, right, top))
-        if class_field is None:
-            self._values = np.full(len(frame), _only_class(path, legend))
-        else:
-            frame = frame[frame[class_field].notna()].reset_index(drop=True)
-            self._values = _match_values(path, _field_values(path, frame, class_field), legend, other)
-        self._shapes, self._scene, self._all_touched = frame.geometry, scene, all_touched
-        self._index = frame.sindex
-        if unlabelled == "background" and legend.background is None:
-            raise LegendError(
-                f"{path}: pixels outside the polygons have no class; add one with --classes 0=background,... or use --unlabelled ignore"
-            )
-        self._outside = legend.values[legend.background] if unlabelled == "background" else -1  # type: ignore[index]
+        values, self._outside = polygons.burn_values(legend, unlabelled)
+        self._shapes, self._scene, self._all_touched = polygons.near(scene), scene, all_touched
+        self._values = values[self._shapes.index]
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        place = transform(window, self._scene.transform)
-        shape = (window.height, window.width)
-        corners = [place @ corner for corner in ((0, 0), (shape[1], 0), shape[::-1], (0, shape[0]))]
-        found = np.sort(self._index.query(shapely.Polygon(corners)))
-        values = np.full(shape, self._outside, np.int32)
+        """Class values (rows, cols) int32, and where they are known (rows, cols) bool."""
+        values = np.full((window.height, window.width), self._outside, np.int32)
+        found = np.sort(self._shapes.sindex.query(shapely.Polygon(self._scene.outline(window))))
         if len(found):
             pairs = zip(self._shapes.iloc[found], self._values[found].tolist(), strict=True)
+            place = transform(window, self._scene.transform)
             rasterize(pairs, out=values, transform=place, all_touched=self._all_touched)
         return values, values >= 0
-
-
-def _only_class(path: Path, legend: Legend) -> int:
-    candidates = [value for i, value in enumerate(legend.values) if i != legend.background]
-    if len(candidates) != 1:
-        raise LabelError(
-            f"{path}: {len(candidates)} classes ({legend}) but no --class-field to tell them apart; name the field"
-        )
-    return candidates[0]
-
-
-def _match_values(path: Path, found: Sequence[int | str], legend: Legend, other: str) -> np.ndarray:
-    lookup: dict[int | str, int] = {}
-    strays: Counter[int | str] = Counter()
-    for value, count in Counter(found).items():
-        try:
-            lookup[value] = legend.values[legend.index(value)]
-        except LegendError:
-            lookup[value] = -1
-            strays[value] = count
-    if strays and other == "error":
-        listed = ", ".join(f"'{value}' ({count} polygons)" for value, count in strays.most_common(5))
-        raise LabelError(f"{path}: {listed} not in the legend ({legend}); add them to --classes or use --other ignore")
-    return np.array([lookup[value] for value in found], np.int32)
-
-
-class Area:
-    """The part of a scene that lies inside an area of interest."""
-
-    def __init__(self, path: str | Path, scene: Scene) -> None:
-        frame = read_polygons(Path(path), scene.crs, [])
-        refuse_no_overlap(Path(path), scene, tuple(frame.total_bounds))
-        self._shapes, self._scene = list(frame.geometry), scene
-
-    def inside(self, window: Window) -> np.ndarray:
-        """Pixels of a window whose centre lies inside, (rows, cols) bool."""
-        place = transform(window, self._scene.transform)
-        return rasterize(self._shapes, (window.height, window.width), transform=place, dtype="uint8") > 0

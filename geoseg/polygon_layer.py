@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sqlite3
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -168,7 +170,7 @@ def write_polygons(path: Path, table: gpd.GeoDataFrame, *, format: Format, style
         if found != len(table):
             raise DiskError(f"{path.name}: {found} of {len(table)} polygons can be read back; is the disk full?")
         os.replace(named, path)
-    except (DataSourceError, DataLayerError, FeatureError) as error:
+    except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error) as error:
         raise DiskError(f"{path.name}: could not be written ({error}); is the disk full?") from error
     finally:
         if named != path:
@@ -195,4 +197,8 @@ def _count(path: Path, format: Format) -> int:
         from pyarrow.parquet import read_metadata  # an extra
 
         return int(read_metadata(path).num_rows)
+    if format == "gpkg":  # GDAL is silent when the disk fills while it writes the spatial index (GDAL 3.12)
+        with closing(sqlite3.connect(path)) as database:
+            found = f"SELECT count(*) FROM {LAYER} JOIN rtree_{LAYER}_geom AS indexed ON {LAYER}.fid = indexed.id"
+            return int(database.execute(found).fetchone()[0])
     return int(pyogrio.read_info(path, layer=LAYER, force_feature_count=True)["features"])

@@ -64,7 +64,8 @@ def polygonize(
 
     Args:
         classes: a raster with one band of whole numbers, geoseg's own or another's.
-        out: the file to write; a GeoPackage carries its QGIS style, the others have it beside as `<stem>.qml`.
+        out: the file to write. A GeoPackage carries its QGIS style; the others have it beside, as `<stem>.qml`, unless
+            that is the name of an input's style.
         only: names or values of the classes to make polygons of, as a list or a text split by commas; None takes all but
             the background.
         simplify: how far, in pixels, a simplified outline may lie from the pixels' edges; 0 keeps these.
@@ -82,17 +83,19 @@ def polygonize(
     """
     path, out = Path(classes), Path(out)
     scores = Path(confidence) if confidence else None
-    format = find_format(out, format)
-    style = None if format == "gpkg" else out.with_suffix(".qml")
-    targets = [out] if style is None else [out, style]
     inputs = [entry for entry in (path, scores) if entry]
-    refuse_inputs(targets, [*inputs, *(entry.with_suffix(".qml") for entry in inputs)])
+    format = find_format(out, format)
+    targets, style = [out], out.with_suffix(".qml")
+    # Where an input bears the stem of the output, that style is the input's own.
+    if format != "gpkg" and style.resolve() not in {entry.with_suffix(".qml").resolve() for entry in inputs}:
+        targets.append(style)
+    refuse_inputs(targets, inputs)
     refuse_existing(targets, overwrite)
     legend = find_legend(describe_scene(path))
     qml = layer_style(legend, only)
     with ExitStack() as stack:
         partial = stack.enter_context(publish(out, overwrite=overwrite))
-        if style is not None:
+        if style in targets:
             beside = stack.enter_context(publish(style, overwrite=overwrite))
             beside.write_text(qml, encoding="utf-8")
         balance = polygonize_raster(

@@ -18,14 +18,14 @@ from geoseg.choices import Connectivity, Precision
 from geoseg.errors import Faults, InputError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
 from geoseg.grid import grid
-from geoseg.inference import Predictor, choose_device, predict_cores
-from geoseg.legend import IGNORE, Legend
+from geoseg.inference import Predictor, choose_device, precision_name, predict_cores
+from geoseg.legend import IGNORE
 from geoseg.maps import file_names, open_map, sidecar_names, write_map_project, write_styles
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import BLOCK, bounded_cache
 from geoseg.scenes import Scene
-from geoseg.vectorise import chosen_classes, polygonize_raster
+from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster
 
 _FORMAT = 1
 _MARGIN = 64
@@ -201,8 +201,7 @@ def _predict_scene(
                 connectivity=options.connectivity, progress=progress,
             )  # fmt: skip
         write_styles(legend, staging, names)
-        drawn = Legend(tuple(legend.classes[index] for index in chosen_classes(legend, options.only)))
-        write_map_project(scene, sources, bundle, drawn, out, staging, names)
+        write_map_project(scene, sources, bundle, layer_style(legend, options.only), out, staging, names)
         facts = {
             "format": _FORMAT,
             "geoseg_version": geoseg.__version__,
@@ -211,7 +210,7 @@ def _predict_scene(
             "bands": [scene.band_names[source - 1] for source in sources],
             "options": asdict(options),
             "device": str(predictor.device),
-            "precision": str(predictor.dtype).removeprefix("torch."),
+            "precision": precision_name(predictor.dtype),
             "classes": totals,
             "polygons": balance,
             "seconds": {"map": round(mapped - started, 2), "all": round(time.monotonic() - started, 2)},

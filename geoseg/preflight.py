@@ -1,4 +1,4 @@
-"""Faults found before the first byte of work: of scenes alone, of scenes with labels, of scenes with a model."""
+"""Faults found before the first byte of work: of scenes alone, among each other, and with a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from geoseg.errors import Faults, MismatchError, MismatchWarning, RasterError
-from geoseg.labels import is_vector, match_labels
-from geoseg.polygon_labels import read_vector
-from geoseg.scenes import Scene, describe_scene, find_scenes
+from geoseg.scenes import Scene, find_scenes
 from geoseg.spec import ImageSpec
 
 _PIXEL_SIZE_TOLERANCE = 1.25
@@ -21,24 +19,14 @@ _MADE_UP_NAME = re.compile(r"band_\d+")
 
 def preflight_scenes(inputs: Sequence[str | Path], *, stack: bool, faults: Faults) -> list[Scene]:
     """Describe the scenes that can be; what is wrong with the others goes into `faults`."""
-    scenes: list[Scene] = []
     with faults.collect():
-        scenes = find_scenes(inputs, stack=stack)
-    return scenes
-
-
-def preflight_labels(scenes: Sequence[Scene], labels: str | Path, faults: Faults) -> list[Path]:
-    """The label file of each scene; what is wrong goes into `faults`, as far as it shows without reading pixels."""
-    paths: list[Path] = []
-    with faults.collect():
-        paths = match_labels(labels, scenes)
-    for path in dict.fromkeys(paths):
+        if not inputs:
+            raise RasterError("no scene given; name at least one raster, or a folder of them")
+    scenes = find_scenes(inputs, stack=stack, faults=faults)
+    for scene in scenes:
         with faults.collect():
-            if is_vector(path):
-                read_vector(path, [])
-            else:
-                describe_scene(path)
-    return paths
+            _ = scene.pixel_size_m  # a CRS without a place on the earth shows here
+    return scenes
 
 
 def choose_bands(scene: Scene, bands: str | Sequence[int | str] | None) -> tuple[int, ...]:
@@ -52,35 +40,54 @@ def choose_bands(scene: Scene, bands: str | Sequence[int | str] | None) -> tuple
     chosen = []
     for band in bands.split(",") if isinstance(bands, str) else bands:
         text = str(band).strip()
-        if text in scene.band_names:
+        if scene.band_names.count(text) == 1:
             chosen.append(scene.band_names.index(text) + 1)
-        elif text.isdigit() and 1 <= int(text) <= len(scene.band_names):
+        elif text.isdecimal() and 1 <= int(text) <= len(scene.band_names):
             chosen.append(int(text))
         else:
             known = ", ".join(f"{number} {name}" for number, name in enumerate(scene.band_names, 1))
-            raise RasterError(f"{scene.path}: no band '{text}'; bands found: {known}")
+            raise RasterError(f"{scene.path}: no one band '{text}'; bands found: {known}")
     if not chosen or len(set(chosen)) < len(chosen):
         raise RasterError(f"{scene.path}: --bands {bands}: name each band once, such as 4,3,2")
     return tuple(chosen)
 
 
 def alike_bands(scenes: Sequence[Scene], bands: str | Sequence[int | str] | None, faults: Faults) -> tuple[int, ...]:
-    """The band numbers to cut from every scene; scenes of other band counts or dtypes go into `faults`."""
-    sources: tuple[int, ...] = ()
+    """The band numbers to cut from every scene; what keeps scenes out of one chip folder goes into `faults`."""
+    first: Scene | None = None
+    alike: tuple[int, ...] = ()
     for scene in scenes:
         with faults.collect():
             sources = choose_bands(scene, bands)
-            first = scenes[0]
-            facts = [
-                (len(s.band_names), tuple(s.dtypes[b - 1] for b in sources if b <= len(s.dtypes)))
-                for s in (scene, first)
-            ]
-            if facts[0] != facts[1]:
-                raise MismatchError(
-                    f"{scene.path}: {facts[0][0]} bands {'/'.join(sorted(set(facts[0][1])))} found, {first.path} has "
-                    f"{facts[1][0]} {'/'.join(sorted(set(facts[1][1])))}; chips of one folder must be alike, tile them apart"
-                )
-    return sources
+            if first is None:
+                first, alike = scene, sources
+            _refuse_unlike(scene, sources, first, alike)
+    with faults.collect():
+        sizes = sorted(scene.pixel_size_m for scene in scenes if scene.pixel_size_m)
+        if sizes and sizes[-1] > _PIXEL_SIZE_TOLERANCE * sizes[0]:
+            warnings.warn(
+                f"pixels of {sizes[0]:.3g} to {sizes[-1]:.3g} m in one chip folder; scenes of one pixel size train better",
+                MismatchWarning,
+                stacklevel=3,
+            )
+    return alike
+
+
+def _refuse_unlike(scene: Scene, sources: Sequence[int], first: Scene, alike: Sequence[int]) -> None:
+    dtypes, first_dtypes = [scene.dtypes[s - 1] for s in sources], [first.dtypes[s - 1] for s in alike]
+    names, first_names = [scene.band_names[s - 1] for s in sources], [first.band_names[s - 1] for s in alike]
+    for what, found, needed in (
+        ("bands in all", [len(scene.band_names)], [len(first.band_names)]),
+        ("band numbers", sources, alike),
+        ("pixels of", dtypes, first_dtypes),
+        # Other names may be the same bands (of another date), but the same names in another order are not.
+        ("bands", names, first_names if sorted(names) == sorted(first_names) else names),
+    ):
+        if found != needed:
+            raise MismatchError(
+                f"{scene.path}: {what} {', '.join(map(str, found))} found, {first.path} has {', '.join(map(str, needed))}; "
+                f"chips of one folder must be alike, tile them apart"
+            )
 
 
 def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str] | None = None) -> tuple[int, ...]:
@@ -95,7 +102,7 @@ def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str]
     count = len(scene.band_names)
     if bands is not None:
         sources = choose_bands(scene, bands)
-    elif set(image.names) <= set(scene.band_names) and not all(map(_MADE_UP_NAME.fullmatch, image.names)):
+    elif _named_apart(image, scene):
         sources = tuple(scene.band_names.index(name) + 1 for name in image.names)
     elif count == image.source_count:
         sources = image.sources
@@ -109,6 +116,12 @@ def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str]
     _match_dtypes(scene, image, sources)
     _match_pixel_size(scene, image)
     return sources
+
+
+def _named_apart(image: ImageSpec, scene: Scene) -> bool:
+    """Whether names tell which of the scene's bands are the model's."""
+    told = not any(map(_MADE_UP_NAME.fullmatch, image.names))
+    return told and all(scene.band_names.count(name) == 1 for name in image.names)
 
 
 def _match_dtypes(scene: Scene, image: ImageSpec, sources: Sequence[int]) -> None:

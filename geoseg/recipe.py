@@ -22,6 +22,7 @@ class Recipe:
     padding: Padding
     dropout: float
     loss: str
+    class_weights: str
     lr: float
     weight_decay: float
     epochs: int

@@ -65,9 +65,14 @@ class Scene:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, bottom, right and top in the CRS, of all four corners: the grid may be turned."""
-        size = (self.width, self.height)
-        xs, ys = zip(*(self.transform @ (x * size[0], y * size[1]) for x in (0, 1) for y in (0, 1)), strict=True)
+        xs, ys = zip(*self.outline(Window(0, 0, self.width, self.height)), strict=True)
         return min(xs), min(ys), max(xs), max(ys)
+
+    def outline(self, window: Window) -> tuple[tuple[float, float], ...]:
+        """The four corners of a window in the CRS, in order around it."""
+        left, top = window.col_off, window.row_off
+        right, bottom = left + window.width, top + window.height
+        return tuple(self.transform @ corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom)))
 
     @cached_property
     def pixel_size_m(self) -> float | None:
@@ -195,13 +200,20 @@ def _bands(dataset: DatasetReader) -> list[int]:
     ]
 
 
-def find_scenes(inputs: Sequence[str | Path], *, stack: bool = False) -> list[Scene]:
+def find_scenes(inputs: Sequence[str | Path], *, stack: bool = False, faults: Faults | None = None) -> list[Scene]:
     """Describe every scene named: files, folders of files, or with `stack` folders of single-band files.
 
+    Args:
+        inputs: files and folders.
+        stack: each folder is one scene.
+        faults: takes what is wrong with some of them, so that the others can be looked at as well.
+
     Raises:
-        PreflightError, or the one error: something missing, not a raster, damaged, or two scenes of one name.
+        PreflightError, or the one error, without `faults`: something missing, not a raster, damaged, or two scenes of one
+            name.
     """
-    faults, scenes = Faults(), []
+    given, scenes = faults, []
+    faults = given or Faults()
     for entry in map(Path, inputs):
         with faults.collect():
             if stack:
@@ -212,7 +224,8 @@ def find_scenes(inputs: Sequence[str | Path], *, stack: bool = False) -> list[Sc
                     scenes.append(describe_scene(path))
     with faults.collect():
         _refuse_twins(scenes)
-    faults.raise_any()
+    if given is None:
+        faults.raise_any()
     return scenes
 
 

@@ -18,6 +18,7 @@ SPLITS = get_args(SplitName)
 _BLOCK_SIZES = (8, 4, 2, 1)
 _ENOUGH_BLOCKS = 30
 _TRIES = 1000
+_WAYS_OUT = "use a smaller --chip-size, --split 1:0:0 (all for training) or --split-by scene with a scene or more for each split"
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,12 @@ def split_chips(
         SplitError: fewer blocks (or scenes, or chips) than splits.
     """
     outlines = _outlines(footprints)
+    # Pictures without a CRS have ground of their own.
+    ground = np.array([footprint.scene if footprint.crs is None else "" for footprint in footprints])
     size = 0
     if by == "block":
-        sizes = (block_size,) if block_size else _BLOCK_SIZES
-        for size in sizes:
-            groups = _blocks(footprints, outlines, size)
+        for size in (block_size,) if block_size else _BLOCK_SIZES:
+            groups = _blocks(outlines, ground, size)
             if len(np.unique(groups)) >= _ENOUGH_BLOCKS:
                 break
     elif by == "scene":
@@ -107,16 +109,19 @@ def split_chips(
     kinds = [name for name, share in zip(SPLITS, ratio, strict=True) if share > 0]
     _refuse_too_few(len(np.unique(groups)), len(kinds), by)
     chosen = _draw(groups, class_pixels, wanted, seed)
-    overlap = _overlaps(footprints, outlines, chosen)
+    first, second, common = _overlaps(outlines, ground, chosen)
     names: list[str | None] = [kinds[index] for index in chosen]
     if by == "block":
-        # Dropping both sides of a crossing pair would cost more than the leak is: training chips give way.
-        for first, second, _ in overlap:
-            names[first if chosen[first] <= chosen[second] else second] = None
-        overlap = []
-    held_out = sum(shapely.area(o) for o, index in zip(outlines, chosen, strict=True) if index > 0)
-    shared = sum(area for _, _, area in overlap) / held_out if held_out else 0.0
-    return Split(tuple(names), tuple(int(group) for group in groups), size, float(shared))
+        for a, b in zip(first.tolist(), second.tolist(), strict=True):
+            # Dropping both would cost more than the leak is: training chips give way, those for the test never do.
+            if names[a] is not None and names[b] is not None:
+                names[a if chosen[a] < chosen[b] else b] = None
+        _refuse_emptied(kinds, names)
+        shared = 0.0
+    else:
+        held_out = _area(outlines[chosen > 0], ground[chosen > 0])
+        shared = _area(common, ground[first]) / held_out if held_out else 0.0
+    return Split(tuple(names), tuple(int(group) for group in groups), size, shared)
 
 
 def _outlines(footprints: Sequence[Footprint]) -> np.ndarray:
@@ -131,25 +136,25 @@ def _outlines(footprints: Sequence[Footprint]) -> np.ndarray:
     return shapely.polygons(corners)
 
 
-def _blocks(footprints: Sequence[Footprint], outlines: np.ndarray, size: int) -> np.ndarray:
-    """Number of the block in which each chip's centre lies; pictures without a CRS have ground of their own."""
+def _blocks(outlines: np.ndarray, ground: np.ndarray, size: int) -> np.ndarray:
+    """Number of the block in which each chip's centre lies."""
     bounds = shapely.bounds(outlines)
     sides = np.max(bounds[:, 2:] - bounds[:, :2], axis=0) * size
     # Blocks start at a corner of the first chip, so that on one grid no chip crosses a border between blocks.
-    origin = bounds[0, :2]
-    cells = np.floor((shapely.get_coordinates(shapely.centroid(outlines)) - origin) / sides).astype(int)
-    ground = [footprint.scene if footprint.crs is None else "" for footprint in footprints]
-    keys = [(where, col, row) for where, (col, row) in zip(ground, cells.tolist(), strict=True)]
-    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
-    return np.array([numbers[key] for key in keys])
+    cells = np.floor((shapely.get_coordinates(shapely.centroid(outlines)) - bounds[0, :2]) / sides).astype(int)
+    _, places = np.unique(ground, return_inverse=True)
+    return np.unique(np.column_stack([places, cells]), axis=0, return_inverse=True)[1].ravel()
 
 
 def _refuse_too_few(groups: int, splits: int, by: str) -> None:
     if groups < splits:
-        raise SplitError(
-            f"{groups} {by}s of chips found, {splits} splits need at least {splits}; use a smaller --chip-size, "
-            f"--split 1:0:0 (all for training) or --split-by scene with more scenes"
-        )
+        raise SplitError(f"{groups} {by}s of chips found, {splits} splits need at least {splits}; {_WAYS_OUT}")
+
+
+def _refuse_emptied(kinds: Sequence[str], names: Sequence[str | None]) -> None:
+    emptied = [kind for kind in kinds if kind not in names]
+    if emptied:
+        raise SplitError(f"every chip for {' and '.join(emptied)} shares ground with another split's; {_WAYS_OUT}")
 
 
 def _draw(groups: np.ndarray, class_pixels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
@@ -183,19 +188,20 @@ def _draw(groups: np.ndarray, class_pixels: np.ndarray, wanted: np.ndarray, seed
 
 
 def _overlaps(
-    footprints: Sequence[Footprint], outlines: np.ndarray, chosen: np.ndarray
-) -> list[tuple[int, int, float]]:
-    """Pairs of chips of different splits that share ground, with the area they share."""
-    tree = shapely.STRtree(outlines)
-    first, second = tree.query(outlines, predicate="intersects")
-    pairs = (first < second) & (chosen[first] != chosen[second])
-    found = []
-    for a, b in zip(first[pairs].tolist(), second[pairs].tolist(), strict=True):
-        own_ground = footprints[a].crs is None or footprints[b].crs is None
-        if own_ground and footprints[a].scene != footprints[b].scene:
-            continue
-        area = float(shapely.intersection(outlines[a], outlines[b]).area)
-        # Neighbours on one grid touch; rounding in a projection is not shared ground.
-        if area > 1e-6 * float(outlines[a].area):
-            found.append((a, b, area))
-    return found
+    outlines: np.ndarray, ground: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of chips of different splits that share ground, those of the last split first, and what they share."""
+    first, second = shapely.STRtree(outlines).query(outlines, predicate="intersects")
+    pairs = (first < second) & (chosen[first] != chosen[second]) & (ground[first] == ground[second])
+    first, second = first[pairs], second[pairs]
+    order = np.argsort(-np.maximum(chosen[first], chosen[second]), kind="stable")
+    first, second = first[order], second[order]
+    common = shapely.intersection(outlines[first], outlines[second])
+    # Neighbours on one grid touch; rounding in a projection is not shared ground.
+    real = shapely.area(common) > 1e-6 * shapely.area(outlines[first])
+    return first[real], second[real], common[real]
+
+
+def _area(parts: np.ndarray, ground: np.ndarray) -> float:
+    """Area that polygons cover, what several of them cover once."""
+    return float(sum(shapely.area(shapely.union_all(parts[ground == place])) for place in np.unique(ground)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,20 +12,20 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
+from rasterio.dtypes import in_dtype_range
 from rasterio.windows import Window, transform
 
 from geoseg.chips import FOOTPRINTS, INDEX, Chip, ChipFolder, open_chips
 from geoseg.choices import Other, Scaling, SplitBy, Unlabelled
-from geoseg.errors import Faults, GeosegError, InputError, MismatchWarning
-from geoseg.files import refuse_existing, stage, write_json
+from geoseg.errors import Faults, GeosegError
+from geoseg.files import refuse_existing, refuse_inputs, stage, write_json
 from geoseg.legend import IGNORE
-from geoseg.preflight import alike_bands, preflight_labels, preflight_scenes
+from geoseg.pairs import PairReader, TileOptions
+from geoseg.preflight import alike_bands, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache, write_geotiff
-from geoseg.scenes import Scene
 from geoseg.spec import ImageSpec, StatisticsSum, scale_bands
-from geoseg.split import parse_ratio
-from geoseg.survey import PairReader, Plan, TileOptions, survey
+from geoseg.survey import Plan, survey
 
 
 def tile(
@@ -98,54 +99,30 @@ def tile(
         split_by=split_by, block_size=block_size, max_nodata=max_nodata, min_label=min_label, negatives=negatives,
         seed=seed,
     )  # fmt: skip
-    inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
+    inputs, out, faults = [scenes] if isinstance(scenes, str | Path) else list(scenes), Path(out), Faults()
     with bounded_cache():
-        found, label_paths, sources = _preflight(inputs, labels, bands, stack, options, Path(out), overwrite or dry_run)
-        plan = survey(found, label_paths, sources, options, progress)
+        with faults.collect():
+            refuse_existing([out / INDEX], overwrite or dry_run)
+        found = preflight_scenes(inputs, stack=stack, faults=faults)
+        plan = survey(found, labels, alike_bands(found, bands, faults), options, faults, progress)
         if dry_run:
             return plan
-        with stage(out, last=INDEX, replaces=_earlier_files(Path(out)), overwrite=overwrite) as staging:
-            _write(plan, staging, Path(out), scale, progress)
+        earlier = _earlier_files(out)
+        read = [*plan.pairs.label_paths.values(), *(path for scene in found for path in scene.paths)]
+        refuse_inputs([out / name for name in (INDEX, *earlier, *_files(plan.chips))], read)
+        with stage(out, last=INDEX, replaces=earlier, overwrite=overwrite) as staging:
+            _write(plan, staging, out, scale, progress)
     return open_chips(out)
-
-
-def _preflight(
-    inputs: Sequence[str | Path],
-    labels: str | Path,
-    bands: str | Sequence[int | str] | None,
-    stack: bool,
-    options: TileOptions,
-    out: Path,
-    overwrite: bool,
-) -> tuple[list[Scene], list[Path], tuple[int, ...]]:
-    faults = Faults()
-    with faults.collect():
-        refuse_existing([out / INDEX], overwrite)
-    with faults.collect():
-        _refuse_odd_options(options)
-    found = preflight_scenes(inputs, stack=stack, faults=faults)
-    sources = alike_bands(found, bands, faults)
-    label_paths = preflight_labels(found, labels, faults)
-    faults.raise_any()
-    return found, label_paths, sources
-
-
-def _refuse_odd_options(options: TileOptions) -> None:
-    parse_ratio(options.split)
-    if options.chip_size < 1 or (options.stride is not None and not 1 <= options.stride <= options.chip_size):
-        raise InputError(
-            f"--chip-size {options.chip_size} --stride {options.stride}: 1 or more is needed, the stride at most the chip size"
-        )
-    for name in ("max_nodata", "min_label", "negatives"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: a share from 0 to 1 is needed")
 
 
 def _earlier_files(out: Path) -> list[str]:
     try:
-        chips = open_chips(out).chips
+        return _files(open_chips(out).chips)
     except GeosegError:
         return []
+
+
+def _files(chips: Sequence[Chip]) -> list[str]:
     return [FOOTPRINTS, *(name for chip in chips for name in (chip.image, chip.mask))]
 
 
@@ -155,8 +132,8 @@ def _write(plan: Plan, staging: Path, out: Path, scale: Scaling, progress: Progr
         for kind in ("images", "masks"):
             (staging / split / kind).mkdir(parents=True)
     done = 0
-    for name in plan.scenes:
-        with plan.open(name) as pair:
+    for name in plan.pairs.scenes:
+        with plan.pairs.open(name) as pair:
             for chip in (chip for chip in plan.chips if chip.scene == name):
                 pixels, valid = _write_chip(plan, chip, pair, staging)
                 if chip.split == "train":
@@ -164,17 +141,16 @@ def _write(plan: Plan, staging: Path, out: Path, scale: Scaling, progress: Progr
                 done += 1
                 progress("write chips", done, len(plan.chips))
     image = _image_spec(plan, statistics, scale)
-    facts = {"options": _jsonable(asdict(plan.options)), "split": _split_facts(plan), "left_out": plan.left_out}
-    folder = ChipFolder(out, image, plan.legend, plan.chips, facts)
+    folder = ChipFolder(out, image, plan.legend, plan.chips, _facts(plan))
     _write_footprints(plan, staging / FOOTPRINTS)
     write_json(staging / INDEX, folder.to_dict())
 
 
 def _write_chip(plan: Plan, chip: Chip, pair: PairReader, staging: Path) -> tuple[np.ndarray, np.ndarray]:
-    scene, size = plan.scenes[chip.scene], plan.options.chip_size
+    scene, size = plan.pairs.scenes[chip.scene], plan.pairs.options.chip_size
     window = Window(chip.col, chip.row, size, size)
     pixels, valid, values, known = pair.read(window)
-    nodata = _common_nodata([scene.nodata[source - 1] for source in plan.sources])
+    nodata = _common_nodata([scene.nodata[source - 1] for source in plan.sources], pixels.dtype)
     if nodata is not None:
         pixels[:, ~valid] = nodata
     place: dict[str, Any] = {"crs": scene.crs, "transform": transform(window, scene.transform)}
@@ -187,74 +163,68 @@ def _write_chip(plan: Plan, chip: Chip, pair: PairReader, staging: Path) -> tupl
     return pixels, valid
 
 
-def _common_nodata(values: Sequence[float | None]) -> float | None:
-    """The nodata value that all bands share, if they do."""
+def _common_nodata(values: Sequence[float | None], dtype: np.dtype) -> float | None:
+    """The nodata value that all bands share, if they do and the dtype of the chips can hold it."""
     first = values[0]
-    return first if all(value == first or (value != value and first != first) for value in values) else None
+    if first is None or not all(value == first or (value != value and first != first) for value in values):
+        return None
+    return first if in_dtype_range(first, dtype) else None
 
 
 def _image_spec(plan: Plan, statistics: StatisticsSum, scale: Scaling) -> ImageSpec:
-    scenes = list(plan.scenes.values())
-    sizes = sorted(scene.pixel_size_m for scene in scenes if scene.pixel_size_m)
-    if sizes and sizes[-1] > 1.25 * sizes[0]:
-        warnings.warn(
-            f"pixels of {sizes[0]:.3g} to {sizes[-1]:.3g} m in one chip folder; scenes of one pixel size train better",
-            MismatchWarning,
-            stacklevel=3,
-        )
-    first = scenes[0]
-    at = [source - 1 for source in plan.sources]
-    # NaN cannot stand in JSON, and needs no saying: it is never data.
-    nodata = [None if value is None or value != value else value for value in (first.nodata[band] for band in at)]
+    scenes = list(plan.pairs.scenes.values())
+    first, at = scenes[0], [source - 1 for source in plan.sources]
     bands = scale_bands(
         statistics.result(), names=[first.band_names[band] for band in at], sources=plan.sources,
-        dtypes=[first.dtypes[band] for band in at], nodata=nodata, scaling=scale,
+        dtypes=[first.dtypes[band] for band in at], nodata=[_finite(first.nodata[band]) for band in at], scaling=scale,
     )  # fmt: skip
+    sizes = sorted(scene.pixel_size_m for scene in scenes if scene.pixel_size_m)
     middle = sizes[len(sizes) // 2] if sizes else None
-    return ImageSpec(bands, len(first.band_names), middle, plan.options.chip_size, scale)
+    return ImageSpec(bands, len(first.band_names), middle, plan.pairs.options.chip_size, scale)
 
 
-def _split_facts(plan: Plan) -> dict[str, Any]:
+def _finite(nodata: float | None) -> float | None:
+    """NaN and infinity cannot stand in JSON, and need no saying: they are never data."""
+    return nodata if nodata is not None and math.isfinite(nodata) else None
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    options = asdict(plan.pairs.options)
     return {
-        "by": plan.options.split_by,
-        "ratio": plan.options.split,
-        "block_size": plan.split.block_size,
-        "shared_ground": plan.split.shared_ground,
-        "seed": plan.options.seed,
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "split": {
+            "by": options["split_by"],
+            "ratio": options["split"],
+            "block_size": plan.split.block_size,
+            "shared_ground": plan.split.shared_ground,
+            "seed": options["seed"],
+        },
+        "left_out": plan.left_out,
+        "outside": plan.outside,
     }
-
-
-def _jsonable(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
 
 
 def _write_footprints(plan: Plan, path: Path) -> None:
     """The chips' outlines as a layer, so that the split can be seen on the map."""
-    rows, outlines = [], []
-    systems = {scene.crs.to_wkt() for scene in plan.scenes.values() if scene.crs}
-    size = plan.options.chip_size
-    for chip in plan.chips:
-        place = plan.scenes[chip.scene].transform
-        left, top, right, bottom = chip.col, chip.row, chip.col + size, chip.row + size
-        outlines.append(
-            shapely.Polygon([place @ at for at in ((left, top), (right, top), (right, bottom), (left, bottom))])
+    size, scenes = plan.pairs.options.chip_size, plan.pairs.scenes.values()
+    crs = "EPSG:4326" if any(scene.crs for scene in scenes) else None
+    # The value keeps apart what a GeoPackage does not: names that differ in their case.
+    columns = [f"{entry.name}_{entry.value}_pct" for entry in plan.legend]
+    rows: list[dict[str, Any]] = []
+    outlines: list[shapely.Polygon | None] = []
+    for scene in scenes:
+        chips = [chip for chip in plan.chips if chip.scene == scene.name]
+        own = gpd.GeoSeries(
+            [shapely.Polygon(scene.outline(Window(c.col, c.row, size, size))) for c in chips], crs=scene.crs
         )
-        labelled = max(sum(chip.class_pixels), 1)
-        shares = {
-            f"{name}_pct": 100 * n / labelled for name, n in zip(plan.legend.names, chip.class_pixels, strict=True)
-        }
-        rows.append({"chip": chip.name, "split": chip.split, "scene": chip.scene, "row": chip.row, "col": chip.col,
-                     "block": chip.block, "valid_pct": 100 * chip.valid, **shares})  # fmt: skip
-    frame = gpd.GeoDataFrame(rows, geometry=outlines)
-    if systems:
-        parts = []
-        for name, scene in plan.scenes.items():
-            part = frame[frame.scene == name]
-            # A picture without a CRS has no place among scenes that have one.
-            parts.append(
-                part.set_crs(scene.crs).to_crs("EPSG:4326")
-                if scene.crs
-                else part.set_geometry([None] * len(part), crs="EPSG:4326")
-            )
-        frame = gpd.GeoDataFrame(gpd.pd.concat(parts), crs="EPSG:4326")
-    frame.to_file(path, layer="chips", driver="GPKG", VERSION="1.3")
+        # A picture without a CRS has no place among scenes that have one.
+        outlines.extend(own.to_crs(crs) if scene.crs else [None if crs else outline for outline in own])
+        for chip in chips:
+            shares = 100 * np.array(chip.class_pixels) / sum(chip.class_pixels)
+            rows.append({"chip": chip.name, "split": chip.split, "scene": chip.scene, "row": chip.row, "col": chip.col,
+                         "block": chip.block, "valid_pct": 100 * chip.valid,
+                         **dict(zip(columns, shares.tolist(), strict=True))})  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+        frame = gpd.GeoDataFrame(rows, geometry=outlines, crs=crs)
+        frame.to_file(path, layer="chips", driver="GPKG", VERSION="1.3")

@@ -16,14 +16,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from geoseg.bundle import CARD, Bundle, open_bundle, write_bundle
+from geoseg.bundle import CARD, WEIGHTS, Bundle, open_bundle, write_bundle
 from geoseg.chips import ChipFolder, open_chips
 from geoseg.choices import Augment, Padding, Precision
 from geoseg.errors import DataWarning, Faults, GeosegError, InputError, ModelError
 from geoseg.files import refuse_existing, stage
-from geoseg.inference import choose_device, choose_precision
+from geoseg.inference import choose_device, choose_precision, precision_name
 from geoseg.learning import ChipDataset, History, SegmentationTask, chip_loader
-from geoseg.losses import create_loss
+from geoseg.losses import create_loss, parse_class_weights
 from geoseg.models import Architecture
 from geoseg.progress import Progress, silent
 from geoseg.recipe import Recipe, load_recipe
@@ -52,6 +52,7 @@ def train(
     padding: Padding | None = None,
     dropout: float | None = None,
     loss: str | None = None,
+    class_weights: str | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
     epochs: int | None = None,
@@ -72,7 +73,7 @@ def train(
     Args:
         chips: a folder made by `tile`.
         out: the model bundle.
-        recipe: a whole set-up by name; each of the next ten options overrides it.
+        recipe: a whole set-up by name; each option down to `augment` overrides it.
         arch: `unet`, or any architecture of segmentation-models-pytorch (`unet++`, `deeplabv3plus`, ...).
         width: channels of the first stage of `unet`.
         encoder: of the architectures of segmentation-models-pytorch.
@@ -80,6 +81,7 @@ def train(
         padding: `reflect` or `zeros`, at the borders of every convolution.
         dropout: probability, 0 to 1.
         loss: `ce`, `dice`, or a sum such as `ce+dice`.
+        class_weights: `none`, `auto` (rare classes count for more), or a number per class such as `1,2.5`.
         lr: highest learning rate.
         weight_decay: of AdamW.
         epochs: passes over the training chips.
@@ -101,13 +103,14 @@ def train(
     """
     faults = Faults()
     with faults.collect():
-        refuse_existing([Path(out) / CARD], overwrite)
+        refuse_existing([Path(out) / name for name in (CARD, WEIGHTS, HISTORY, CURVES)], overwrite)
     with faults.collect():
         folder = open_chips(chips)
         _refuse_empty(folder)
     with faults.collect():
         chosen = load_recipe(recipe).override(
-            arch=arch, width=width, encoder=encoder, padding=padding, dropout=dropout, loss=loss, lr=lr,
+            arch=arch, width=width, encoder=encoder, padding=padding, dropout=dropout, loss=loss,
+            class_weights=class_weights, lr=lr,
             weight_decay=weight_decay, epochs=epochs, batch_size=batch_size, augment=augment,
         )  # fmt: skip
         create_loss(chosen.loss)
@@ -115,6 +118,8 @@ def train(
         processor = choose_device(device)
     faults.raise_any()
 
+    weights = parse_class_weights(chosen.class_weights, folder.class_pixels("train").tolist())
+    loss_function = create_loss(chosen.loss, class_weights=weights)
     architecture = Architecture(
         chosen.arch,
         chosen.encoder,
@@ -125,22 +130,22 @@ def train(
         chosen.dropout,
     )
     torch.manual_seed(seed)
-    task = SegmentationTask(architecture.build(encoder_weights), create_loss(chosen.loss), folder, chosen, seed)
+    task = SegmentationTask(architecture.build(encoder_weights), loss_function, folder, chosen, seed)
     with stage(out, last=CARD, replaces=_earlier_files(Path(out)), overwrite=overwrite) as staging:
         run = _Run(folder, chosen, processor, choose_precision(processor, precision), workers, deterministic, seed)
-        weights, history, interruption = run.fit(task, staging, progress)
+        learned, history, interruption = run.fit(task, staging, progress)
         _write_history(staging / HISTORY, history)
         draw_curves(history.rows, staging / CURVES)
         best = _best(history)
         facts = {
-            "recipe": recipe, **chosen.to_dict(), "seed": seed, "precision": run.precision, "device": processor.type,
+            "recipe": recipe, **chosen.to_dict(), "seed": seed, "precision": precision_name(run.dtype), "device": processor.type,
             "epochs_run": len(history.rows), "best_epoch": best + 1,
             "seconds": round(sum(row["seconds"] for row in history.rows), 1), "versions": _versions(),
             "chips": {split: len(folder.of(split)) for split in SPLITS},
         }  # fmt: skip
         metrics = history.scores[best] if history.scores else {}
         write_bundle(
-            staging, weights, architecture=architecture, image=folder.image, legend=folder.legend, training=facts,
+            staging, learned, architecture=architecture, image=folder.image, legend=folder.legend, training=facts,
             metrics=metrics,
         )  # fmt: skip
     if interruption is not None:
@@ -167,7 +172,7 @@ def _earlier_files(out: Path) -> list[str]:
         open_bundle(out)
     except GeosegError:
         return []
-    return ["model.safetensors", HISTORY, CURVES]
+    return [WEIGHTS, HISTORY, CURVES]
 
 
 class _Run:
@@ -178,7 +183,7 @@ class _Run:
         deterministic: bool, seed: int,
     ) -> None:  # fmt: skip
         self.folder, self.recipe, self.device, self.seed = folder, recipe, device, seed
-        self.precision = _LIGHTNING_PRECISIONS[dtype]
+        self.dtype = dtype
         self.deterministic = deterministic
         # On a CPU the network wants every core; on a GPU reading must not keep it waiting.
         self.workers = workers if workers is not None else (min(8, os.cpu_count() or 1) if device.type == "cuda" else 0)
@@ -204,7 +209,7 @@ class _Run:
             trainer = lightning.Trainer(
                 accelerator="gpu" if self.device.type == "cuda" else self.device.type,
                 devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
-                precision=self.precision, max_epochs=self.recipe.epochs, deterministic=self.deterministic,
+                precision=_LIGHTNING_PRECISIONS[self.dtype], max_epochs=self.recipe.epochs, deterministic=self.deterministic,
                 callbacks=[history, keep], logger=False, enable_progress_bar=False, enable_model_summary=False,
                 num_sanity_val_steps=0, default_root_dir=staging,
             )  # fmt: skip

@@ -17,7 +17,6 @@ from geoseg.grid import grid
 from geoseg.labels import raster_legend, read_legend
 from geoseg.legend import IGNORE, MAX_VALUE, Legend
 from geoseg.outlines import Coverage, trace
-from geoseg.polygon_layer import LAYER as LAYER
 from geoseg.polygon_layer import (
     Confidence,
     Connectivity,
@@ -29,10 +28,10 @@ from geoseg.polygon_layer import (
     write_polygons,
 )
 from geoseg.progress import Progress, silent
-from geoseg.qgis import polygon_style
 from geoseg.raster import open_raster
 from geoseg.scenes import Scene, describe_scene, same_grid
 from geoseg.simplification import simplify_coverage
+from geoseg.styles import polygon_style
 
 _BLOCK = 2048
 
@@ -186,21 +185,30 @@ def polygonize_raster(
     progress(stage, 2, 4, "simplified")
     polygons = simplified.polygons(scene.transform)
     table = polygon_table(traced, polygons, legend, chosen, connectivity=connectivity, crs=scene.crs, confidence=scores)
-    balance = _balance(traced, polygons, table, legend, chosen, scene)
+    balance = find_balance(traced, polygons, table, legend, chosen, scene)
     progress(stage, 3, 4, "checked")
     write_polygons(out, table, format=format, style=layer_style(legend, only))
     progress(stage, 4, 4, "written")
     return balance
 
 
-def _balance(
+def find_balance(
     traced: Coverage, polygons: np.ndarray, table: gpd.GeoDataFrame, legend: Legend, chosen: Sequence[int], scene: Scene
 ) -> dict[str, Any]:
-    """What the polygons cover against what the pixels cover; `polygons` are those of every piece, as written."""
+    """What polygons cover against what the pixels cover; see `polygonize_raster`.
+
+    Args:
+        traced: the pieces along the pixel edges.
+        polygons: a polygon per piece, as written; background and nodata too, or gaps and overlaps could not be found.
+        table: the rows that are written.
+        legend: the classes.
+        chosen: class indices of the rows.
+        scene: the class raster.
+    """
     overlapping = 0
     if not shapely.coverage_is_valid(polygons):
         overlapping = int((~shapely.is_empty(shapely.coverage_invalid_edges(polygons))).sum())
-    covered = shapely.area(polygons).sum() / abs(scene.transform.determinant)
+    covered = float(shapely.area(polygons).sum()) / abs(scene.transform.determinant)
     outlines = traced.polygons(scene.transform)
     classes = []
     for index in chosen:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geoseg.errors import ModelError
-from geoseg.losses import create_loss
+from geoseg.losses import create_loss, parse_class_weights
 
 IGNORE = 255
 
@@ -106,3 +106,22 @@ def test_many_pixels_do_not_lose_precision():
 def test_an_unknown_loss_names_the_known_ones(name):
     with pytest.raises(ModelError, match=r"unknown loss '.*': needed is ce or dice, or a sum such as ce\+dice"):
         create_loss(name)
+
+
+def test_class_weights_auto_favours_rare_classes_and_keeps_the_mean_at_one():
+    weights = parse_class_weights("auto", [900, 100, 0])
+    assert weights[2] == 0
+    assert weights[1] / weights[0] == pytest.approx(3)
+    assert (weights[0] * 900 + weights[1] * 100) / 1000 == pytest.approx(1)
+
+
+def test_class_weights_as_numbers_or_none():
+    assert parse_class_weights("none", [1, 2]) is None
+    assert parse_class_weights("1,2.5", [5, 5]).tolist() == [1, 2.5]
+
+
+@pytest.mark.parametrize("text", ["1", "1,2,3", "1,x", "-1,2", "inf,1", "0,0", ""])
+def test_class_weights_that_cannot_be_are_one_line(text):
+    with pytest.raises(ModelError, match="2 numbers") as caught:
+        parse_class_weights(text, [5, 5])
+    assert "\n" not in str(caught.value)

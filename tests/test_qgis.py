@@ -24,7 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from shapely.geometry import box
 
-from geoseg import qgis
+from geoseg import qgis, styles
 from geoseg.errors import DiskError, RasterError
 from geoseg.legend import Legend, LegendClass, make_legend
 from geoseg.raster import RasterWriter, write_geotiff
@@ -53,7 +53,7 @@ def fills(style: ElementTree.Element) -> dict[str, dict[str, str]]:
 
 @given(legends())
 def test_class_style_has_exactly_the_classes_of_the_legend(legend):
-    entries = ElementTree.fromstring(qgis.class_style(legend)).findall("pipe/rasterrenderer/colorPalette/paletteEntry")
+    entries = ElementTree.fromstring(styles.class_style(legend)).findall("pipe/rasterrenderer/colorPalette/paletteEntry")
     assert [(int(e.get("value")), e.get("color"), e.get("alpha")) for e in entries] == [
         (c.value, c.colour, "255") for c in legend
     ]
@@ -63,12 +63,12 @@ def test_class_style_has_exactly_the_classes_of_the_legend(legend):
 
 def test_control_characters_in_a_name_do_not_break_the_file():
     legend = make_legend([1, 2], ["a\x00b\x1f", "line\nbreak"])
-    labels = [e.get("label") for e in ElementTree.fromstring(qgis.class_style(legend)).iter("paletteEntry")]
+    labels = [e.get("label") for e in ElementTree.fromstring(styles.class_style(legend)).iter("paletteEntry")]
     assert labels == ["a\ufffdb\ufffd", "line\nbreak"]
 
 
 def test_polygon_style_gives_each_class_its_see_through_colour_and_thin_outline():
-    style = ElementTree.fromstring(qgis.polygon_style(LEGEND))
+    style = ElementTree.fromstring(styles.polygon_style(LEGEND))
     assert style.find("renderer-v2").get("attr") == "class_name"
     found = fills(style)
     assert list(found) == list(LEGEND.names)
@@ -82,7 +82,7 @@ def test_polygon_style_gives_each_class_its_see_through_colour_and_thin_outline(
 
 
 def test_confidence_goes_from_0_to_1_and_grows_lighter():
-    renderer = ElementTree.fromstring(qgis.confidence_style()).find("pipe/rasterrenderer")
+    renderer = ElementTree.fromstring(styles.confidence_style()).find("pipe/rasterrenderer")
     assert (renderer.get("classificationMin"), renderer.get("classificationMax")) == ("0", "1")
     items = renderer.findall(".//colorrampshader/item")
     assert [float(item.get("value")) for item in items] == [0, 0.25, 0.5, 0.75, 1]
@@ -105,7 +105,7 @@ def test_confidence_goes_from_0_to_1_and_grows_lighter():
     ],
 )
 def test_colour_bands(names, expected):
-    assert qgis.colour_bands(names) == expected
+    assert styles.colour_bands(names) == expected
 
 
 def stretches(style: str) -> list[tuple[float, float]]:
@@ -139,7 +139,7 @@ RIGHT_HALF = np.tile(np.arange(WIDTH) >= WIDTH // 2, (HEIGHT, 1))
 
 def test_scene_style_stretches_each_colour(tmp_path):
     scene = make_scene(tmp_path / "scene.tif", 4)
-    style = qgis.scene_style(scene, [4, 2, 1], [1, 2, 3.5], [10, 20, 30])
+    style = styles.scene_style(scene, [4, 2, 1], [1, 2, 3.5], [10, 20, 30])
     renderer = ElementTree.fromstring(style).find("pipe/rasterrenderer")
     assert [renderer.get(f"{colour}Band") for colour in ("red", "green", "blue")] == ["4", "2", "1"]
     assert (renderer.get("type"), renderer.get("alphaBand")) == ("multibandcolor", "-1")
@@ -147,7 +147,7 @@ def test_scene_style_stretches_each_colour(tmp_path):
 
 
 def test_scene_style_of_one_band_is_grey_and_never_an_empty_range(tmp_path):
-    style = qgis.scene_style(make_scene(tmp_path / "scene.tif", 2), [2], [7], [7])
+    style = styles.scene_style(make_scene(tmp_path / "scene.tif", 2), [2], [7], [7])
     renderer = ElementTree.fromstring(style).find("pipe/rasterrenderer")
     assert (renderer.get("type"), renderer.get("grayBand")) == ("singlebandgray", "2")
     assert stretches(style) == [(7, 8)]
@@ -157,7 +157,7 @@ def test_scene_style_speaks_in_the_units_that_qgis_shows(tmp_path):
     scene = make_scene(tmp_path / "scene.tif")
     with rasterio.open(scene, "r+") as dataset:
         dataset.scales, dataset.offsets = (0.5, 1, 1), (-3, 0, 0)
-    assert stretches(qgis.scene_style(scene, [1, 2, 3], [0, 0, 0], [200, 100, 50])) == [(-3, 97), (0, 100), (0, 50)]
+    assert stretches(styles.scene_style(scene, [1, 2, 3], [0, 0, 0], [200, 100, 50])) == [(-3, 97), (0, 100), (0, 50)]
 
 
 def test_scene_style_knows_alpha_and_mask(tmp_path):
@@ -166,18 +166,18 @@ def test_scene_style_knows_alpha_and_mask(tmp_path):
     with rasterio.open(alpha, "r+") as dataset:
         dataset.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
     for path in (masked, alpha):
-        style = ElementTree.fromstring(qgis.scene_style(path, [1, 2, 3], [0, 0, 0], [255, 255, 255]))
+        style = ElementTree.fromstring(styles.scene_style(path, [1, 2, 3], [0, 0, 0], [255, 255, 255]))
         assert style.find("pipe/rasterrenderer").get("alphaBand") == "4"
 
 
 def test_scene_style_of_no_raster(tmp_path):
     (tmp_path / "scene.tif").write_text("no raster")
     with pytest.raises(RasterError, match=r"scene\.tif"):
-        qgis.scene_style(tmp_path / "scene.tif", [1], [0], [1])
+        styles.scene_style(tmp_path / "scene.tif", [1], [0], [1])
 
 
 def test_category_names_stand_at_their_values():
-    band = ElementTree.fromstring(qgis.category_names(LEGEND)).find("PAMRasterBand")
+    band = ElementTree.fromstring(styles.category_names(LEGEND)).find("PAMRasterBand")
     background, wheat, rape = LEGEND.names
     assert [name.text or "" for name in band.iter("Category")] == [background, wheat, "", rape]
     columns = [(f.findtext("Name"), f.findtext("Usage")) for f in band.iter("FieldDefn")]
@@ -201,13 +201,13 @@ def query(gpkg: Path, sql: str) -> list[tuple]:
 def test_embedded_style_is_the_default_of_its_layer(tmp_path):
     gpkg = make_polygons(tmp_path / "polygons.gpkg", GEOMETRY_NAME="shape")
     qgis.embed_style(gpkg, "polygons", "<first/>")
-    qgis.embed_style(gpkg, "polygons", qgis.polygon_style(LEGEND))
+    qgis.embed_style(gpkg, "polygons", styles.polygon_style(LEGEND))
     rows = query(
         gpkg,
         "SELECT f_table_catalog, f_table_schema, f_table_name, f_geometry_column, useAsDefault, styleQML,"
         " update_time = (SELECT last_change FROM gpkg_contents WHERE table_name = 'polygons') FROM layer_styles",
     )
-    assert rows == [("", "", "polygons", "shape", 1, qgis.polygon_style(LEGEND), 1)]
+    assert rows == [("", "", "polygons", "shape", 1, styles.polygon_style(LEGEND), 1)]
     registered = query(gpkg, "SELECT data_type, srs_id FROM gpkg_contents WHERE table_name = 'layer_styles'")
     assert registered == [("attributes", 0)]
     assert list(gpd.read_file(gpkg, layer="polygons")["class_name"]) == list(LEGEND.names[1:])
@@ -228,10 +228,10 @@ def test_relative_source(tmp_path):
 
 def project_layers() -> list[qgis.ProjectLayer]:
     return [
-        qgis.ProjectLayer("poly<gons>", "a b.gpkg", qgis.polygon_style(LEGEND), table="polygons"),
-        qgis.ProjectLayer("classes", "классы.tif", qgis.class_style(LEGEND)),
-        qgis.ProjectLayer("confidence", "c.tif", qgis.confidence_style(), visible=False),
-        qgis.ProjectLayer("classes", "../x/s.tif", qgis.class_style(LEGEND), crs=CRS.from_epsg(4326)),
+        qgis.ProjectLayer("poly<gons>", "a b.gpkg", styles.polygon_style(LEGEND), table="polygons"),
+        qgis.ProjectLayer("classes", "классы.tif", styles.class_style(LEGEND)),
+        qgis.ProjectLayer("confidence", "c.tif", styles.confidence_style(), visible=False),
+        qgis.ProjectLayer("classes", "../x/s.tif", styles.class_style(LEGEND), crs=CRS.from_epsg(4326)),
     ]
 
 
@@ -265,7 +265,7 @@ def test_project_lists_its_layers_in_order(tmp_path):
 
 
 def test_layers_with_short_and_equal_names_have_ids_that_qgis_keeps(tmp_path):
-    layers = [qgis.ProjectLayer("a", "b", qgis.class_style(LEGEND))] * 2
+    layers = [qgis.ProjectLayer("a", "b", styles.class_style(LEGEND))] * 2
     qgis.write_project(tmp_path / "p.qgz", title="", crs=UTM, extent=EXTENT, layers=layers)
     ids = [name.text for name in read_project(tmp_path / "p.qgz").iter("id")]
     assert len(set(ids)) == 2
@@ -394,24 +394,24 @@ def test_qgis_opens_everything_styled(tmp_path):
     classes = np.full((HEIGHT, WIDTH), 255, np.uint8)
     classes[:, :30], classes[5:15, 10:30] = 0, 1
     write_cog(folder / "classes.tif", classes)
-    (folder / "classes.qml").write_text(qgis.class_style(LEGEND), encoding="utf-8")
-    (folder / "classes.tif.aux.xml").write_text(qgis.category_names(LEGEND), encoding="utf-8")
+    (folder / "classes.qml").write_text(styles.class_style(LEGEND), encoding="utf-8")
+    (folder / "classes.tif.aux.xml").write_text(styles.category_names(LEGEND), encoding="utf-8")
     write_cog(folder / "confidence.tif", np.where(classes == 255, 255, 200).astype(np.uint8), scale=1 / 250)
-    (folder / "confidence.qml").write_text(qgis.confidence_style(), encoding="utf-8")
+    (folder / "confidence.qml").write_text(styles.confidence_style(), encoding="utf-8")
     crops = Legend(LEGEND.classes[1:])
-    qgis.embed_style(make_polygons(folder / "polygons.gpkg"), "polygons", qgis.polygon_style(crops))
+    qgis.embed_style(make_polygons(folder / "polygons.gpkg"), "polygons", styles.polygon_style(crops))
     layer = qgis.ProjectLayer
     layers = [
-        layer("polygons", "polygons.gpkg", qgis.polygon_style(crops), table="polygons", visible=False),
-        layer("classes", "classes.tif", qgis.class_style(LEGEND)),
-        layer("confidence", "confidence.tif", qgis.confidence_style(), visible=False),
-        layer("scene", qgis.relative_source(scene, folder), qgis.scene_style(scene, [1, 2, 3], [0] * 3, [255] * 3)),
+        layer("polygons", "polygons.gpkg", styles.polygon_style(crops), table="polygons", visible=False),
+        layer("classes", "classes.tif", styles.class_style(LEGEND)),
+        layer("confidence", "confidence.tif", styles.confidence_style(), visible=False),
+        layer("scene", qgis.relative_source(scene, folder), styles.scene_style(scene, [1, 2, 3], [0] * 3, [255] * 3)),
     ]
     facts = {"title": "a & <b>", "crs": UTM, "extent": EXTENT}
     qgis.write_project(folder / "all.qgz", **facts, layers=layers)
     qgis.write_project(folder / "confidence.qgz", **facts, layers=[layer("c", "confidence.tif", layers[2].style)])
     picture = make_picture(tmp_path / "picture.png")
-    bare = layer("picture", "../picture.png", qgis.scene_style(picture, [3, 2, 1], [0] * 3, [255] * 3))
+    bare = layer("picture", "../picture.png", styles.scene_style(picture, [3, 2, 1], [0] * 3, [255] * 3))
     qgis.write_project(folder / "picture.qgz", title="", crs=None, extent=(0, -HEIGHT, WIDTH, 0), layers=[bare])
 
     moved = tmp_path / "elsewhere"
@@ -468,7 +468,7 @@ def test_qgis_leaves_what_is_not_valid_transparent(tmp_path):
         dataset.scales, dataset.offsets = (0.0001,) * 3, (-0.1,) * 3
     scenes = (masked, alpha, nodata, scaled)
     for path in scenes:
-        style = qgis.scene_style(path, [1, 2, 3], [0] * 3, [255] * 3)
+        style = styles.scene_style(path, [1, 2, 3], [0] * 3, [255] * 3)
         layers = [qgis.ProjectLayer(path.stem, path.name, style)]
         qgis.write_project(path.with_suffix(".qgz"), title="", crs=UTM, extent=EXTENT, layers=layers)
     folder = tmp_path / "all"

@@ -1,0 +1,189 @@
+"""Scenes and their labels: matched and checked before the first pixel is read, then read window by window."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoseg.choices import Other, SplitBy, Unlabelled
+from geoseg.errors import DataWarning, Faults, InputError, LabelError
+from geoseg.labels import LabelReader, is_vector, match_labels, open_label_raster, read_legend
+from geoseg.legend import Legend, make_legend, parse_legend
+from geoseg.polygon_labels import PolygonLabels, Polygons, polygon_legend, read_polygons
+from geoseg.scenes import Scene, SceneReader, describe_scene
+from geoseg.split import parse_ratio
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How scenes and labels become chips; the options of `geoseg tile` of the same names."""
+
+    chip_size: int = 256
+    stride: int | None = None
+    classes: str | Path | None = None
+    class_field: str | None = None
+    background: str | None = None
+    other: Other = "error"
+    label_nodata: int | None = None
+    all_touched: bool = False
+    unlabelled: Unlabelled = "background"
+    aoi: str | Path | None = None
+    split: str = "8:1:1"
+    split_by: SplitBy = "block"
+    block_size: int | None = None
+    max_nodata: float = 0.5
+    min_label: float = 0.0
+    negatives: float = 1.0
+    seed: int = 0
+
+    def refuse_odd(self, faults: Faults) -> None:
+        """Collect what is out of its range."""
+        share, whole = "a share from 0 to 1 is needed", "1 or more is needed"
+        rules = [
+            ("chip_size", self.chip_size >= 1, whole),
+            ("stride", self.stride is None or 1 <= self.stride <= self.chip_size, f"{whole}, at most the --chip-size"),
+            ("block_size", self.block_size is None or self.block_size >= 1, whole),
+            ("seed", self.seed >= 0, "0 or more is needed"),
+            *((name, 0 <= getattr(self, name) <= 1, share) for name in ("max_nodata", "min_label", "negatives")),
+        ]
+        for name, words in (("other", Other), ("unlabelled", Unlabelled), ("split_by", SplitBy)):
+            rules.append((name, getattr(self, name) in get_args(words), f"known are {', '.join(get_args(words))}"))
+        with faults.collect():
+            parse_ratio(self.split)
+        for name, fine, needed in rules:
+            with faults.collect():
+                if not fine:
+                    raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: {needed}")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scenes and the labels that belong to them.
+
+    Attributes:
+        scenes: by name.
+        label_paths: of each scene, by its name.
+        polygons: of each label file that is no raster.
+        aoi: where labels are complete; None is everywhere.
+        sources: band numbers to cut.
+        legend: the classes; None where it takes the labels' pixels to know them.
+        options: as given.
+    """
+
+    scenes: dict[str, Scene]
+    label_paths: dict[str, Path]
+    polygons: dict[Path, Polygons]
+    aoi: Polygons | None
+    sources: tuple[int, ...]
+    legend: Legend | None
+    options: TileOptions
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[PairReader]:
+        """Open a scene and its labels."""
+        scene, path, options = self.scenes[name], self.label_paths[name], self.options
+        with ExitStack() as stack:
+            if path in self.polygons:
+                assert self.legend is not None, "polygons are burnt with the values of a legend"
+                labels: LabelReader = PolygonLabels(
+                    self.polygons[path], scene, legend=self.legend, unlabelled=options.unlabelled,
+                    all_touched=options.all_touched,
+                )  # fmt: skip
+            else:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DataWarning)  # said by `pair_labels`
+                    opened = open_label_raster(path, scene, classes=self.legend, nodata=options.label_nodata)
+                    labels = stack.enter_context(opened)
+            area = PolygonLabels(self.aoi, scene, legend=make_legend([1]), unlabelled="ignore") if self.aoi else None
+            yield PairReader(stack.enter_context(scene.open()), self.sources, labels, area)
+
+
+class PairReader:
+    """Reads a scene and its labels on one grid; made by `Pairs.open`."""
+
+    def __init__(
+        self, scene: SceneReader, sources: Sequence[int], labels: LabelReader, area: LabelReader | None
+    ) -> None:
+        self._scene, self._sources, self._labels, self._area = scene, sources, labels, area
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels (bands, rows, cols), valid, class values int32 and where these are known (rows, cols) of a window."""
+        pixels, valid = self._scene.read(window, self._sources, edge="nodata")
+        values, known = self._labels.read(window)
+        if self._area is not None:
+            known = known & self._area.read(window)[1]
+        return pixels, valid, values, known & valid
+
+
+def pair_labels(
+    scenes: Sequence[Scene], labels: str | Path, sources: Sequence[int], options: TileOptions, faults: Faults
+) -> Pairs:
+    """Find the labels of each scene and check them, as far as that goes without reading pixels.
+
+    Raises:
+        PreflightError, or the one error: what stood in `faults` before, and what is wrong with options and labels.
+    """
+    legend, aoi, polygons = None, None, dict[Path, Polygons]()
+    options.refuse_odd(faults)
+    with faults.collect():
+        legend = parse_legend(options.classes) if options.classes else None
+    with faults.collect():
+        aoi = read_polygons(Path(options.aoi)) if options.aoi else None
+    paths = match_labels(labels, scenes, faults)
+    readable = []
+    for path in dict.fromkeys(paths.values()):
+        with faults.collect():
+            if is_vector(path):
+                field = options.class_field
+                polygons[path] = read_polygons(path, class_field=field, classes=legend, other=options.other)
+            else:
+                describe_scene(path)
+            readable.append(path)
+    for scene in scenes:
+        with faults.collect():
+            if aoi is not None:
+                aoi.near(scene)
+        if scene.name in paths:
+            with faults.collect():
+                _check_pair(scene, paths[scene.name], readable, polygons, options)
+    with faults.collect():
+        if paths and len(readable) == len(set(paths.values())):
+            legend = _legend_before(readable, polygons, legend, options)
+    faults.raise_any()
+    return Pairs({scene.name: scene for scene in scenes}, paths, polygons, aoi, tuple(sources), legend, options)
+
+
+def _check_pair(
+    scene: Scene, path: Path, readable: Sequence[Path], polygons: dict[Path, Polygons], options: TileOptions
+) -> None:
+    if path in polygons:
+        polygons[path].near(scene)
+    elif path in readable:
+        with open_label_raster(path, scene, classes=None, nodata=options.label_nodata):
+            pass
+
+
+def _legend_before(
+    paths: Sequence[Path], polygons: dict[Path, Polygons], legend: Legend | None, options: TileOptions
+) -> Legend | None:
+    """The legend, where it does not take the labels' pixels to know it."""
+    if legend is None and polygons:
+        if len(polygons) < len(paths):
+            first = next(iter(polygons))
+            raise LabelError(f"{first}: polygons for one scene and masks for another; name the classes with --classes")
+        legend = polygon_legend(list(polygons.values()), options.unlabelled, options.background)
+    elif legend is None:
+        legend = read_legend(paths[0])
+    if legend is not None and options.background:
+        legend = legend.with_background(options.background)
+    for found in polygons.values():
+        assert legend is not None, "polygons tell their classes"
+        found.burn_values(legend, options.unlabelled)
+    return legend

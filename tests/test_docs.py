@@ -1,0 +1,303 @@
+"""The documentation says what is so: commands, options, links, keys and columns are compared with the code."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyogrio
+import pytest
+
+import geoseg
+from geoseg.cli import cli
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = Path(geoseg.__file__).parent
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+# Keys of these are the user's own words, or are documented where the mapping itself comes from.
+_MAPS = r"^(image|legend|options|metrics|outputs|left_out|training\.(versions|chips)|.*\bclass_pixels)\b.|^splits\.(val|test)\."
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """The words of every line of shell code that calls geoseg."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words[:1] == ["geoseg"]]
+
+
+def python_calls(page: Path) -> list[ast.Call]:
+    """Every call of `geoseg.something(...)` in Python code."""
+    nodes = (node for code in blocks(page, "python") for node in ast.walk(ast.parse(code)))
+    return [
+        node for node in nodes if isinstance(node, ast.Call) and re.fullmatch(r"geoseg\.\w+", ast.unparse(node.func))
+    ]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def sections(page: Path) -> dict[str, str]:
+    """The text under each heading of the second level, by heading without its code marks."""
+    parts = re.split(r"^## (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {title.replace("`", ""): text for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def documented(section: str) -> set[str]:
+    """What stands in code marks in the first cells of a section's tables."""
+    cells = re.findall(r"^\| (.*?) \|", sections(DOCS / "formats.md")[section], re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def keys(value: Any, path: str = "") -> Iterator[str]:
+    """All keys of a JSON document, as `formats.md` writes them: `chips[].scene`."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield f"{path}{name}"
+            yield from keys(entry, f"{path}{name}.")
+    elif isinstance(value, list):
+        for entry in value:
+            yield from keys(entry, f"{path[:-1]}[].")
+
+
+def described_keys(document: dict[str, Any], section: str) -> set[str]:
+    """The keys of a document that its section has to name."""
+    named = documented(section)
+    found = {key for key in keys(document) if not re.search(_MAPS, key)}
+    # Means and intervals have the keys of the scores themselves.
+    return {key for key in found if not (re.match(r"(chip_mean|intervals)\.", key) and key.split(".", 1)[1] in named)}
+
+
+def test_the_command_page_is_what_help_says():
+    spec = importlib.util.spec_from_file_location("make_cli", DOCS / "make_cli.py")
+    make_cli = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_cli)
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert page == make_cli.page(), "run: python docs/make_cli.py"
+    assert make_cli.main(["--check"]) == 0
+    assert {f"geoseg {name}" for name in cli.commands} <= sections(DOCS / "cli.md").keys()
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_every_page_is_in_the_index():
+    linked = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (DOCS / "README.md").read_text(encoding="utf-8")))
+    assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+@each_page
+def test_command_lines_parse(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _, name, *arguments in command_lines(page):
+        assert name in cli.commands
+        with suppress(click.exceptions.Exit):  # of `--recipe list`
+            cli.commands[name].make_context(name, arguments, parent=click.Context(cli, **cli.context_settings))
+
+
+def test_the_configuration_shown_is_read(tmp_path):
+    (text,) = blocks(DOCS / "cli.md", "toml")
+    (tmp_path / "geoseg.toml").write_text(text, encoding="utf-8")
+    arguments = ["--config", str(tmp_path / "geoseg.toml")]
+    parent = click.Context(cli, **cli.context_settings)
+    tile = cli.commands["tile"].make_context("tile", ["scene.tif", "--labels", "labels.gpkg", *arguments], parent)
+    assert (tile.params["class_field"], tile.params["bands"]) == ("class", "4,3,2")
+    assert cli.commands["train"].make_context("train", arguments, parent).params["epochs"] == 100
+
+
+@each_page
+def test_every_option_spoken_of_exists(page):
+    options = {name for command in cli.commands.values() for option in command.params for name in option.opts}
+    options |= {
+        name for command in cli.commands.values() for option in command.params for name in option.secondary_opts
+    }
+    spoken = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text(encoding="utf-8")))
+    assert spoken - options <= {"--help", "--version"}
+
+
+@each_page
+def test_python_examples_call_what_is_there(page):
+    for call in python_calls(page):
+        name = ast.unparse(call.func).removeprefix("geoseg.")
+        assert name in geoseg.__all__
+        if name in cli.commands:
+            options = {parameter.name for parameter in cli.commands[name].params}
+            assert {keyword.arg for keyword in call.keywords} <= options
+
+
+def test_every_public_name_and_result_is_in_the_api_page():
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    shown = {ast.unparse(call.func).removeprefix("geoseg.") for call in python_calls(DOCS / "api.md")}
+    assert {name for name in geoseg.__all__ if name[0].islower()} <= shown
+    assert [name for name in geoseg.__all__ if f"`{name}`" not in text] == []
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
+    assert rows.keys() == {result.__name__ for result in results()}
+    for result in results():
+        assert [field.name for field in fields(result) if f"`{field.name}`" not in rows[result.__name__]] == []
+
+
+def results() -> list[type]:
+    """The classes that the functions return."""
+    from geoseg.bundle import Bundle
+    from geoseg.chips import ChipFolder
+    from geoseg.describing import Check, Description
+    from geoseg.evaluation import Evaluation
+    from geoseg.polygons import PolygonLayer
+    from geoseg.prediction import ScenePrediction
+    from geoseg.survey import Plan
+
+    return [ChipFolder, Plan, Bundle, ScenePrediction, PolygonLayer, Evaluation, Description, Check]
+
+
+def test_the_api_page_tells_which_results_are_paths():
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    (others,) = re.findall(r"^All but (.*) can be passed wherever a path is taken", text, re.MULTILINE)
+    paths = {result.__name__ for result in results() if hasattr(result, "__fspath__")}
+    assert {result.__name__ for result in results()} - paths == set(re.findall(r"`(\w+)`", others))
+
+
+def test_every_module_is_in_the_design_page():
+    names = set(re.findall(r"`(\w+)`", sections(DOCS / "design.md")["Floors"]))
+    assert names == {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+
+
+def test_networks_and_recipe_are_those_of_the_code():
+    from geoseg.models import ARCHITECTURES
+    from geoseg.recipe import Recipe
+
+    page = DOCS / "choosing-a-network.md"
+    assert blocks(page, "toml") == [(PACKAGE / "recipes" / "default.toml").read_text(encoding="utf-8")]
+    text = page.read_text(encoding="utf-8")
+    assert [arch for arch in ARCHITECTURES if f"`{arch}`" not in text] == []
+    options = [f"`--{field.name.replace('_', '-')}`" for field in fields(Recipe)]
+    assert [option for option in options if option not in text] == []
+
+
+def training_keys() -> set[str]:
+    """What `train` notes in a model, read off its source: running it takes too long here."""
+    from geoseg.recipe import Recipe
+
+    tree = ast.parse((PACKAGE / "training.py").read_text(encoding="utf-8"))
+    (facts,) = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "facts"
+    ]
+    return {ast.literal_eval(key) for key in facts.keys if key} | {field.name for field in fields(Recipe)}
+
+
+@pytest.fixture
+def made(write_scene, rng, tmp_path) -> Path:
+    """A folder with one of every file, but those of training: the network has random weights."""
+    import torch
+
+    from geoseg.bundle import write_bundle
+    from geoseg.models import Architecture
+
+    labels = np.kron(rng.integers(0, 2, (8, 8)), np.ones((5, 5), int)).astype(np.uint8)
+    scene = write_scene("scene.tif", rng.integers(1, 999, (2, 40, 40), dtype=np.uint16), nodata=0)
+    reference = write_scene("reference.tif", labels)
+    chips = geoseg.tile(scene, labels=reference, out=tmp_path / "chips", chip_size=8, classes="0=other,1=crop")
+    torch.manual_seed(0)
+    architecture = Architecture(in_channels=2, width=1)
+    (tmp_path / "model").mkdir()
+    write_bundle(
+        tmp_path / "model", architecture.build().state_dict(), architecture=architecture, image=chips.image,
+        legend=chips.legend, training=dict.fromkeys(training_keys()), metrics={},
+    )  # fmt: skip
+    (prediction,) = geoseg.predict(scene, model=tmp_path / "model", out=tmp_path / "predictions", only="other,crop")
+    geoseg.evaluate(prediction, reference, out=tmp_path / "report", bootstrap=2)
+    return tmp_path
+
+
+def check_files(folder: Path, stem: str) -> None:
+    """Compare every file in a folder with what the format page says of it."""
+    documents = {
+        "chips.json": folder / "chips" / "chips.json",
+        "model.json": folder / "model" / "model.json",
+        "<stem>_run.json": folder / "predictions" / f"{stem}_run.json",
+        "metrics.json": folder / "report" / "metrics.json",
+    }
+    loaded = {section: json.loads(path.read_text(encoding="utf-8")) for section, path in documents.items()}
+    for section, document in loaded.items():
+        named = {re.sub(r"^splits\.(val|test)\..*", "splits.train", name) for name in documented(section)}
+        assert described_keys(document, section) == named, section
+        assert document["format"] == 1
+    for section, document in (("ImageSpec", loaded["model.json"]["image"]), ("Legend", loaded["model.json"]["legend"])):
+        assert {key.removeprefix("[].") for key in keys(document)} == documented(section), section
+    for section, command in (("chips.json", "tile"), ("<stem>_run.json", "predict")):
+        assert loaded[section]["options"].keys() <= {option.name for option in cli.commands[command].params}
+
+
+def check_tables(folder: Path, stem: str) -> None:
+    """Compare the columns of the tables."""
+    layers = {
+        "index.gpkg": ("chips/index.gpkg", "chips"),
+        "<stem>_polygons.gpkg": (f"predictions/{stem}_polygons.gpkg", "polygons"),
+    }
+    for section, (path, layer) in layers.items():
+        columns = pyogrio.read_info(folder / path, layer=layer)["fields"]
+        assert {re.sub(r"^.+_\d+_pct$", "<class name>_<value>_pct", name) for name in columns} == documented(section)
+    with open(folder / "report" / "per_class.csv", encoding="utf-8", newline="") as file:
+        assert set(next(csv.reader(file))) == documented("per_class.csv")
+
+
+def test_the_format_page_names_every_key_and_column(made):
+    check_files(made, "scene")
+    check_tables(made, "scene")
+
+
+@pytest.mark.slow
+def test_the_quickstart_works_line_by_line(tmp_path):
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    (four, map_score, own) = blocks(DOCS / "quickstart.md", "sh")
+    assert "scenes/" in own  # the reader's own files, which are not here
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    for line in (four + map_score).splitlines():
+        words = [*shlex.split(line), "--quiet"]
+        words += ["--epochs", "1"] if words[1] == "train" else []
+        words[0] = "-mgeoseg"
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    for name in re.findall(r"`(scene_to_predict[\w.]+)`", (DOCS / "quickstart.md").read_text(encoding="utf-8")):
+        assert (tmp_path / "predictions" / name).exists()
+    check_files(tmp_path, "scene_to_predict")
+    check_tables(tmp_path, "scene_to_predict")
+    with open(tmp_path / "model" / "history.csv", encoding="utf-8", newline="") as file:
+        columns = {re.sub("val_iou_.*", "val_iou_<class name>", name) for name in next(csv.reader(file))}
+    assert columns == documented("history.csv")

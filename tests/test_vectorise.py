@@ -1,0 +1,235 @@
+"""Class rasters to polygon layers: what is read, what is refused, and the balance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+
+from geoseg.errors import GeoreferenceError, InputError, LegendError, RasterError
+from geoseg.legend import LEGEND_TAG, Legend, parse_legend
+from geoseg.outlines import trace
+from geoseg.polygon_layer import LAYER, polygon_table
+from geoseg.scenes import describe_scene
+from geoseg.vectorise import (
+    chosen_classes,
+    find_balance,
+    find_legend,
+    layer_style,
+    polygonize_raster,
+    read_class_indices,
+    read_confidence,
+)
+
+LEGEND = parse_legend("0=background,1=cultivated,7=water")
+VALUES = np.array([[0, 1, 1, 7], [0, 1, 0, 7], [1, 0, 0, 255]], np.uint8)
+WriteScene = Callable[..., Path]
+
+
+@pytest.fixture
+def classes(write_scene: WriteScene) -> Path:
+    path = write_scene("a_classes.tif", VALUES, nodata=255)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**{LEGEND_TAG: json.dumps(LEGEND.to_list())})
+    return path
+
+
+@pytest.fixture
+def confidence(write_scene: WriteScene) -> Path:
+    path = write_scene("a_confidence.tif", np.full(VALUES.shape, 200, np.uint8), nodata=255)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales = (1 / 250,)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("only", "chosen"),
+    [(None, (1, 2)), ("water", (2,)), ("7, background", (0, 2)), (["water", 1], (1, 2)), ("", ())],
+)
+def test_classes_are_chosen_by_name_or_value(only: str | list[str | int] | None, chosen: tuple[int, ...]) -> None:
+    assert chosen_classes(LEGEND, only) == chosen
+
+
+def test_an_unknown_class_is_named() -> None:
+    with pytest.raises(LegendError, match="class 'wood' is not in the legend"):
+        chosen_classes(LEGEND, "water,wood")
+
+
+def test_a_legend_without_background_is_chosen_whole() -> None:
+    assert chosen_classes(parse_legend("1=one,2=two"), None) == (0, 1)
+
+
+def test_the_style_shows_the_chosen_classes_alone() -> None:
+    assert "water" in layer_style(LEGEND, "water")
+    assert "cultivated" not in layer_style(LEGEND, "water")
+
+
+def test_legend_is_the_one_the_raster_carries(classes: Path) -> None:
+    assert find_legend(describe_scene(classes)) == LEGEND
+
+
+def test_legend_of_a_foreign_raster_comes_from_its_values_and_colours(write_scene: WriteScene) -> None:
+    path = write_scene("foreign.tif", VALUES, nodata=255)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_colormap(1, {1: (1, 2, 3, 255), 7: (16, 32, 48, 255)})
+    legend = find_legend(describe_scene(path))
+    assert legend.values == (0, 1, 7)
+    assert legend.names == ("class_0", "class_1", "class_7")
+    assert legend.classes[2].colour == "#102030"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.arange(300, dtype=np.uint16).reshape(15, 20),
+            "300 values from 0 to 299 found; a class raster holds 1 to 254",
+        ),
+        (np.array([[-3, 1]], np.int16), "2 values from -3 to 1 found"),
+        (np.array([[70_000, 1]], np.int32), "2 values from 1 to 70000 found"),
+        (np.array([[255, 255]], np.uint8), "nodata only found"),
+    ],
+)
+def test_values_that_are_no_classes_are_refused(write_scene: WriteScene, values: np.ndarray, message: str) -> None:
+    path = write_scene("a.tif", values, nodata=255 if values.dtype == np.uint8 else None)
+    with pytest.raises(LegendError, match=f"a.tif: {message}"):
+        find_legend(describe_scene(path))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((3, 4), np.float32), np.zeros((2, 3, 4), np.uint8)])
+def test_rasters_of_something_else_are_refused(write_scene: WriteScene, pixels: np.ndarray) -> None:
+    scene = describe_scene(write_scene("a.tif", pixels))
+    for read in (lambda: find_legend(scene), lambda: read_class_indices(scene, LEGEND)):
+        with pytest.raises(
+            RasterError, match=r"a\.tif: . bands of .* found; a class raster has one band of whole numbers"
+        ):
+            read()
+
+
+def test_indices_follow_the_legend_across_blocks(write_scene: WriteScene, rng: np.random.Generator) -> None:
+    values = rng.choice(np.array([0, 1, 7, 255], np.uint8), (2100, 2060))
+    indices = read_class_indices(describe_scene(write_scene("a.tif", values, nodata=255)), LEGEND)
+    assert np.array_equal(indices, np.select([values == 0, values == 1, values == 7], [0, 1, 2], 255))
+
+
+@pytest.mark.parametrize("value", [3, -1, 300, 70_000])
+def test_a_value_outside_the_legend_is_named(write_scene: WriteScene, value: int) -> None:
+    scene = describe_scene(write_scene("a.tif", np.array([[0, 1, value]], np.int32)))
+    with pytest.raises(LegendError, match=f"a.tif: value {value} found, which is not in its legend"):
+        read_class_indices(scene, LEGEND)
+
+
+def test_confidence_is_read_with_its_scale(classes: Path, confidence: Path) -> None:
+    found = read_confidence(confidence, describe_scene(classes))
+    assert found.stored[0, 0] * found.scale + found.offset == pytest.approx(0.8)
+    assert found.valid.all()
+
+
+def test_confidence_may_be_a_share_with_nan(classes: Path, write_scene: WriteScene) -> None:
+    shares = np.full(VALUES.shape, 0.25, np.float32)
+    shares[0, 0] = np.nan
+    found = read_confidence(write_scene("c.tif", shares), describe_scene(classes))
+    assert not found.valid[0, 0]
+    assert np.isfinite(found.stored).all()
+
+
+def test_confidence_that_does_not_fit_is_refused(classes: Path, write_scene: WriteScene) -> None:
+    scene = describe_scene(classes)
+    with pytest.raises(RasterError, match=r"c\.tif: another grid found; one band on the grid of a_classes\.tif"):
+        read_confidence(write_scene("c.tif", np.zeros((3, 5), np.uint8)), scene)
+    with pytest.raises(RasterError, match=r"d\.tif: 2 bands found"):
+        read_confidence(write_scene("d.tif", np.zeros((2, *VALUES.shape), np.uint8)), scene)
+    with pytest.raises(RasterError, match=r"e\.tif: values from 200 to 200 found; confidence goes from 0 to 1"):
+        read_confidence(write_scene("e.tif", np.full(VALUES.shape, 200, np.uint8)), scene)
+    with pytest.raises(RasterError, match=r"f\.tif: values from -0\.5 to -0\.5 found"):
+        read_confidence(write_scene("f.tif", np.full(VALUES.shape, -0.5, np.float32)), scene)
+
+
+def test_confidence_may_be_unknown_everywhere(classes: Path, write_scene: WriteScene) -> None:
+    path = write_scene("c.tif", np.full(VALUES.shape, 255, np.uint8), nodata=255)
+    assert not read_confidence(path, describe_scene(classes)).valid.any()
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_layer_and_balance_are_those_of_the_pixels(
+    classes: Path, confidence: Path, tmp_path: Path, connectivity: int
+) -> None:
+    out = tmp_path / "a.gpkg"
+    balance = polygonize_raster(classes, confidence, LEGEND, out, simplify=0, connectivity=connectivity)  # type: ignore[arg-type]
+    table = gpd.read_file(out, layer=LAYER)
+    assert table["pixels"].tolist() == ([3, 2, 1] if connectivity == 4 else [4, 2])
+    assert table["confidence"].to_numpy() == pytest.approx(0.8)
+    cultivated, water = balance.pop("classes")
+    assert balance == {"polygons": len(table), "gap_pixels": 0, "overlapping_polygons": 0}
+    assert (cultivated["value"], cultivated["name"], cultivated["pixels"]) == (1, "cultivated", 4)
+    assert cultivated["polygons"] == (2 if connectivity == 4 else 1)
+    assert cultivated["area_by_pixels_m2"] == pytest.approx(400, rel=1e-3)
+    assert cultivated["area_by_polygons_m2"] == pytest.approx(table["area_m2"][table["class_value"] == 1].sum())
+    assert cultivated["difference_m2"] == pytest.approx(0, abs=1e-6)
+    assert (water["polygons"], water["pixels"]) == (1, 2)
+
+
+def test_balance_tells_what_simplifying_changed(write_scene: WriteScene, tmp_path: Path) -> None:
+    values = (np.hypot(*np.indices((40, 40))) < 35).astype(np.uint8)
+    values[:, 30:] = 255  # nodata keeps its edges with the classes, and is not written
+    path = write_scene("a.tif", values, nodata=255)
+    balance = polygonize_raster(path, None, LEGEND, tmp_path / "a.gpkg", only="1", simplify=1.5)
+    (entry,) = balance["classes"]
+    table = gpd.read_file(tmp_path / "a.gpkg", layer=LAYER)
+    assert entry["pixels"] == (values == 1).sum()
+    assert entry["area_by_pixels_m2"] == pytest.approx(100 * entry["pixels"], rel=1e-3)
+    assert entry["area_by_polygons_m2"] == pytest.approx(table["area_m2"].sum())
+    assert entry["difference_m2"] == pytest.approx(table["area_m2"].sum() - entry["area_by_pixels_m2"])
+    assert 1 < abs(entry["difference_m2"]) < 0.1 * entry["area_by_pixels_m2"]
+    assert balance["gap_pixels"] == balance["overlapping_polygons"] == 0
+
+
+def test_balance_finds_gaps_and_overlaps(classes: Path) -> None:
+    scene, traced = describe_scene(classes), trace(read_class_indices(describe_scene(classes), LEGEND))
+    polygons = traced.polygons(scene.transform)
+    table = polygon_table(traced, polygons, LEGEND, (1, 2), connectivity=4, crs=scene.crs)
+    polygons[0] = shapely.box(500_000, 4_499_980, 500_012, 4_500_000)  # 2 of 10 m too far to the right
+    balance = find_balance(traced, polygons, table, LEGEND, (1, 2), scene)
+    assert balance["gap_pixels"] == pytest.approx(-0.4)
+    assert balance["overlapping_polygons"] >= 2
+    polygons[0] = shapely.box(500_001, 4_499_981, 500_009, 4_499_999)
+    balance = find_balance(traced, polygons, table, LEGEND, (1, 2), scene)
+    assert (balance["gap_pixels"], balance["overlapping_polygons"]) == (pytest.approx(0.56), 0)
+
+
+def test_a_picture_has_no_areas_and_no_geojson(write_scene: WriteScene, tmp_path: Path) -> None:
+    picture = write_scene("a.png", VALUES, crs=None, transform=rasterio.Affine.identity())
+    legend = Legend((*LEGEND.classes, *parse_legend("255=rest").classes))
+    balance = polygonize_raster(picture, None, legend, tmp_path / "a.gpkg")
+    assert {entry["area_by_polygons_m2"] for entry in balance["classes"]} == {None}
+    assert gpd.read_file(tmp_path / "a.gpkg", layer=LAYER).total_bounds.tolist() == [0, 0, 4, 3]
+    with pytest.raises(GeoreferenceError, match=r"a\.png: no CRS.*which GeoJSON needs"):
+        polygonize_raster(picture, None, legend, tmp_path / "a.geojson")
+
+
+def test_what_is_left_out_leaves_an_empty_layer(classes: Path, tmp_path: Path) -> None:
+    balance = polygonize_raster(classes, None, LEGEND, tmp_path / "a.gpkg", only=[])
+    assert balance == {"polygons": 0, "gap_pixels": 0, "overlapping_polygons": 0, "classes": []}
+    assert len(gpd.read_file(tmp_path / "a.gpkg", layer=LAYER)) == 0
+
+
+@pytest.mark.parametrize("options", [{"simplify": -1}, {"simplify": float("nan")}, {"connectivity": 6}])
+def test_options_out_of_range_are_refused(classes: Path, tmp_path: Path, options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="0 pixels or more, and 4 or 8"):
+        polygonize_raster(classes, None, LEGEND, tmp_path / "a.gpkg", **options)  # type: ignore[arg-type]
+
+
+def test_progress_tells_every_step(classes: Path, tmp_path: Path) -> None:
+    steps = []
+    polygonize_raster(
+        classes, None, LEGEND, tmp_path / "a.gpkg",
+        progress=lambda stage, done, total, note="": steps.append((stage, done, total, note)),
+    )  # fmt: skip
+    assert [step[1] for step in steps] == [1, 2, 3, 4]
+    assert {(step[0], step[2]) for step in steps} == {("polygons a_classes", 4)}
