@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.windows import Window
+
 from geoseg.bundle import write_bundle
 from geoseg.legend import make_legend
 from geoseg.models import Architecture
 from geoseg.spec import BandStatistics, ImageSpec, scale_bands
-from rasterio.windows import Window
 
 SHAPES = ("4096x4096", "8192x8192", "32768x4096", "4096x4096")
 
@@ -65,7 +66,10 @@ def main(shapes: list[str]) -> None:
             started = time.monotonic()
             child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(child.pid, 0)
-            print(f"{shape:>12}  {time.monotonic() - started:7.1f} s  peak {usage.ru_maxrss / 1024:8.0f} MiB  exit {status}", flush=True)
+            print(
+                f"{shape:>12}  {time.monotonic() - started:7.1f} s  peak {usage.ru_maxrss / 1024:8.0f} MiB  exit {status}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -13,17 +13,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from geoseg.choices import Padding
 from geoseg.errors import ModelError
 from geoseg.unet import UNetDecoder, UNetEncoder
-
-Padding = Literal["reflect", "zeros"]
 
 _SMP_NAMES = {
     "smp-unet": "unet",

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -22,13 +22,11 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
+from geoseg.choices import Connectivity, Format
 from geoseg.errors import DiskError, InputError
 from geoseg.legend import Legend
 from geoseg.outlines import Coverage
 from geoseg.qgis import embed_style
-
-Connectivity = Literal[4, 8]
-Format = Literal["gpkg", "fgb", "geojson", "parquet"]
 
 LAYER = "polygons"
 """Name of the layer in the files written here."""

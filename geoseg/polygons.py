@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geoseg.choices import Connectivity, Format
 from geoseg.files import publish, refuse_existing, refuse_inputs
-from geoseg.polygon_layer import Connectivity, Format, find_format
+from geoseg.polygon_layer import find_format
 from geoseg.progress import Progress, silent
 from geoseg.scenes import describe_scene
 from geoseg.vectorise import find_legend, layer_style, polygonize_raster

@@ -39,7 +39,7 @@ RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".
 
 
 @contextmanager
-def bounded_cache(mebibytes: int = 128) -> Iterator[None]:
+def bounded_cache(mebibytes: int = 64) -> Iterator[None]:
     """Keep GDAL's block cache small, unless the user's environment says how large it shall be.
 
     Without it the cache may take 5 % of the machine's memory, and reading a tall scene looks like a leak.

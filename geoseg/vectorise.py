@@ -12,21 +12,13 @@ import numpy as np
 import shapely
 from rasterio.windows import Window
 
+from geoseg.choices import Connectivity, Format
 from geoseg.errors import GeoreferenceError, InputError, LegendError, RasterError
 from geoseg.grid import grid
 from geoseg.labels import raster_legend, read_legend
 from geoseg.legend import IGNORE, MAX_VALUE, Legend
 from geoseg.outlines import Coverage, trace
-from geoseg.polygon_layer import (
-    Confidence,
-    Connectivity,
-    Format,
-    find_format,
-    measure_ground,
-    polygon_table,
-    to_degrees,
-    write_polygons,
-)
+from geoseg.polygon_layer import Confidence, find_format, measure_ground, polygon_table, to_degrees, write_polygons
 from geoseg.progress import Progress, silent
 from geoseg.raster import open_raster
 from geoseg.scenes import Scene, describe_scene, same_grid

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from geoseg.errors import ModelError
 from geoseg.grid import grid
 from geoseg.inference import Prediction, choose_device, choose_precision, has_bf16_units, predict_cores
 from geoseg.legend import parse_legend
 from geoseg.scenes import describe_scene
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 
 class NeighbourMean:
