@@ -155,7 +155,7 @@ def _choice(words: Any) -> click.Choice[Any]:
     return click.Choice(get_args(words))
 
 
-PATH, AUTO_INT = click.Path(), _AutoInt()
+PATH, FILE, AUTO_INT = click.Path(), click.Path(exists=True, dir_okay=False), _AutoInt()
 
 SHARED = [
     click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress."),
@@ -164,11 +164,7 @@ SHARED = [
     click.Option(["--strict"], is_flag=True, help="Treat warnings as errors."),
     click.Option(["--json"], is_flag=True, help="Print the result as JSON."),
     click.Option(
-        ["--config"],
-        type=click.Path(exists=True, dir_okay=False),
-        is_eager=True,
-        callback=_load_config,
-        help="TOML file with defaults: a table of options per command.",
+        ["--config"], type=FILE, callback=_load_config, help="TOML file with defaults: a table of options per command."
     ),
 ]
 
@@ -251,9 +247,7 @@ def tile(scenes: tuple[str, ...], **options: Any) -> Any:
 @cli.command(cls=Verb)
 @click.argument("chips", metavar="[CHIPS=chips]", default="chips", type=PATH)
 @click.option("-o", "--out", type=PATH, default="model", help="Model folder.")
-@click.option(
-    "--recipe", default="default", is_eager=True, callback=_list_recipes, help="A whole set-up; `list` prints them."
-)
+@click.option("--recipe", default="default", callback=_list_recipes, help="A whole set-up; `list` prints them.")
 @click.option("--arch", help="unet, or any of segmentation-models-pytorch.")
 @click.option("--width", type=int, help="Channels of the first stage of unet.")
 @click.option("--encoder", help="Such as resnet34; not for unet.")

@@ -123,8 +123,10 @@ class SegmentationTask(lightning.LightningModule):
         recipe = self._recipe
         optimizer = torch.optim.AdamW(self.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        # Warm-up, then cosine to nothing (Smith and Topin 2019, arXiv 1708.07120): the last epochs settle.
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=min(0.2, 0.9))
+        # Warm-up, then cosine to nothing (Smith and Topin 2019, arXiv 1708.07120): the last epochs settle. The warm-up
+        # lasts a fifth of the steps; in the shortest runs more, since torch divides by its steps less one.
+        warm_up = min(0.9, max(0.2, 1.5 / steps))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=warm_up)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

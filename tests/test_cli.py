@@ -340,6 +340,8 @@ def test_a_config_sets_defaults(config):
         block-size = "auto"
         all-touched = true
         json = true
+        [train]
+        recipe = "mine"
         [predict]
         confidence = false
         polygons = true
@@ -350,6 +352,7 @@ def test_a_config_sets_defaults(config):
     expected = {"labels": "labels.gpkg", "chip_size": 32, "min_label": 0.25, "bands": "4,red", "block_size": None,
                 "all_touched": True, "json": True, "stack": False, "stride": None}  # fmt: skip
     assert {key: given[key] for key in expected} == expected
+    assert params("train", "--config", path)["recipe"] == "mine"
     given = params("predict", "x.tif", "--config", path)
     expected = {"confidence": False, "polygons": True, "connectivity": 8, "window": 512, "margin": None}
     assert {key: given[key] for key in expected} == expected

@@ -197,10 +197,11 @@ def test_all_faults_of_the_inputs_at_once(tmp_path):
 def test_all_faults_of_model_labels_and_options_at_once(model, write_scene, rng, tmp_path):
     (model / WEIGHTS).write_bytes(b"damaged")
     short = write_scene("short.tif", rng.integers(1, 9, (2, 80, 64), dtype=np.uint8))
+    twin = write_scene("twin.tif", rng.integers(1, 9, (2, 80, 64), dtype=np.uint8))
     stray = write_scene("stray.tif", np.full((80, 64), 7, np.uint8))
     with pytest.raises(PreflightError) as error:
-        check(short, labels=stray, model=model, chip_size=16, classes="0=other,1=crop")
-    assert said(error) == [str(stray), str(model / WEIGHTS), str(short)]
+        check([short, twin], labels=stray, model=model, chip_size=16, classes="0=other,1=crop")
+    assert said(error) == [str(stray), str(model / WEIGHTS), str(short), str(twin)]
     with pytest.raises(PreflightError) as error:
         check(short, labels=tmp_path / "no.tif", chip_size=0)
     assert said(error) == ["--chip-size 0", str(tmp_path / "no.tif")]

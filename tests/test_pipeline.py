@@ -246,6 +246,12 @@ def test_training_without_validation_keeps_the_last_epoch(world, tmp_path):
     assert model.metrics == {}
 
 
+@pytest.mark.parametrize("batch_size", [2, 4, 8, 30])
+def test_the_shortest_runs_end_well(world, tmp_path, batch_size):
+    model = geoseg.train(world / "chips", out=tmp_path / "model", width=4, epochs=1, batch_size=batch_size)
+    assert model.training["epochs_run"] == 1
+
+
 def test_ctrl_c_keeps_the_best_so_far(world, tmp_path):
     def stop_in_third_epoch(stage, done, total, note=""):
         if note.startswith("epoch 3/"):

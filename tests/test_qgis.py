@@ -53,7 +53,9 @@ def fills(style: ElementTree.Element) -> dict[str, dict[str, str]]:
 
 @given(legends())
 def test_class_style_has_exactly_the_classes_of_the_legend(legend):
-    entries = ElementTree.fromstring(styles.class_style(legend)).findall("pipe/rasterrenderer/colorPalette/paletteEntry")
+    entries = ElementTree.fromstring(styles.class_style(legend)).findall(
+        "pipe/rasterrenderer/colorPalette/paletteEntry"
+    )
     assert [(int(e.get("value")), e.get("color"), e.get("alpha")) for e in entries] == [
         (c.value, c.colour, "255") for c in legend
     ]
