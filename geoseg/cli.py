@@ -279,6 +279,9 @@ def train(chips: str, **options: Any) -> Any:
 @bands_option
 @click.option("--window", type=AUTO_INT, default="auto", help="Rows and columns that the network sees at once.")
 @click.option("--margin", type=AUTO_INT, default="auto", help="Pixels on each side seen but not written.")
+@click.option(
+    "--tta", type=_choice(choices.TestTimeAugmentation), default="none", help="Average over mirrored and turned copies."
+)
 @click.option("--batch-size", default=2, help="Windows a step.")
 @precision_option
 @device_option

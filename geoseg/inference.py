@@ -13,12 +13,13 @@ import torch
 from rasterio.windows import Window
 
 from geoseg.bundle import Bundle
-from geoseg.choices import Precision
+from geoseg.choices import Precision, TestTimeAugmentation
 from geoseg.errors import ModelError
 from geoseg.grid import Tile, slices
 from geoseg.legend import IGNORE
 from geoseg.scenes import SceneReader
 
+_SYMMETRIES = {"none": 1, "flips": 4, "d4": 8}
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -84,12 +85,22 @@ class Predictor:
         bundle: the trained model.
         device: see `choose_device`.
         precision: see `choose_precision`.
+        tta: what the probabilities are the mean of: the window as it is, or also mirrored (`flips`, four times the
+            work) and turned (`d4`, eight times).
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "auto", precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        tta: TestTimeAugmentation = "none",
+    ) -> None:
         self.image, self.legend = bundle.image, bundle.legend
         self.device = choose_device(device)
         self.dtype = choose_precision(self.device, precision)
+        self._symmetries = _SYMMETRIES[tta]
         # The weights themselves, not autocast: that pads by reflection in float32, which takes longer than it saves.
         self._network = bundle.network().to(self.device, self.dtype).to(memory_format=torch.channels_last)
 
@@ -106,12 +117,26 @@ class Predictor:
         inputs = np.stack([self.image.normalise(pixels, valid) for pixels, valid in windows])
         batch = torch.from_numpy(inputs).to(self.device, self.dtype, memory_format=torch.channels_last)
         with torch.inference_mode():
-            probabilities = torch.softmax(self._network(batch).float(), dim=1)
+            probabilities = torch.stack(
+                [self._probabilities(batch, number) for number in range(self._symmetries)]
+            ).mean(0)
         indices = probabilities.argmax(dim=1).to(torch.uint8)
         return [
             Prediction(np.where(valid, found.cpu().numpy(), np.uint8(IGNORE)), shares.cpu().numpy())
             for (_, valid), found, shares in zip(windows, indices, probabilities, strict=True)
         ]
+
+    def _probabilities(self, batch: torch.Tensor, symmetry: int) -> torch.Tensor:
+        """Class probabilities float32 (batch, classes, rows, cols), found on a mirrored or turned copy."""
+        logits = self._network(_transformed(batch, symmetry).contiguous(memory_format=torch.channels_last)).float()
+        back = logits.transpose(-1, -2) if symmetry & 4 else logits
+        return _transformed(torch.softmax(back, dim=1), symmetry & 3)
+
+
+def _transformed(batch: torch.Tensor, symmetry: int) -> torch.Tensor:
+    """One of the eight symmetries of the square: bit 0 mirrors columns, bit 1 rows, bit 2 then swaps them."""
+    mirrored = batch.flip([dim for bit, dim in ((1, -1), (2, -2)) if symmetry & bit])
+    return mirrored.transpose(-1, -2) if symmetry & 4 else mirrored
 
 
 def predict_cores(

@@ -14,7 +14,7 @@ import torch
 
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
-from geoseg.choices import Connectivity, Precision
+from geoseg.choices import Connectivity, Precision, TestTimeAugmentation
 from geoseg.errors import Faults, InputError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
 from geoseg.grid import grid
@@ -69,6 +69,7 @@ class _Options:
     window: int | None
     margin: int | None
     batch_size: int
+    tta: TestTimeAugmentation
     confidence: bool
     probabilities: bool
     polygons: bool
@@ -85,6 +86,7 @@ def predict(
     bands: str | Sequence[int | str] | None = None,
     window: int | None = None,
     margin: int | None = None,
+    tta: TestTimeAugmentation = "none",
     batch_size: int = 2,
     precision: Precision = "auto",
     device: str = "auto",
@@ -107,6 +109,7 @@ def predict(
         bands: numbers or names of the scene's bands, in the model's order; None finds them.
         window: rows and columns that the network sees at once, margin included; None chooses.
         margin: pixels on each side that are seen but not written; None chooses.
+        tta: mean of the predictions of mirrored (`flips`) and turned (`d4`) copies of each window: steadier, slower.
         batch_size: windows a step.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -126,7 +129,9 @@ def predict(
     Raises:
         GeosegError: bad input or a full disk; no scene leaves part of its outputs behind.
     """
-    options = _Options(window, margin, batch_size, confidence, probabilities, polygons, only, simplify, connectivity)
+    options = _Options(
+        window, margin, batch_size, tta, confidence, probabilities, polygons, only, simplify, connectivity
+    )
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     faults = Faults()
     with faults.collect():
@@ -146,7 +151,7 @@ def predict(
         with faults.collect():
             match_model(scene, bundle.image, bands)
     faults.raise_any()
-    predictor = Predictor(bundle, device=device, precision=precision)
+    predictor = Predictor(bundle, device=device, precision=precision, tta=tta)
     with bounded_cache():
         return [
             _predict_scene(

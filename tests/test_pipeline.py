@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from rasterio.features import rasterize
 
@@ -167,6 +168,44 @@ def test_batch_size_does_not_change_the_map(world, tmp_path, window, margin):
         for batch in (1, 3)
     ]  # fmt: skip
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("tta", ["flips", "d4"])
+def test_a_symmetric_network_gains_nothing_from_mirrors_and_turns(world, tta):
+    from geoseg.bundle import open_bundle
+    from geoseg.inference import Predictor
+
+    class Columnwise(torch.nn.Module):
+        """Class 1 grows to the right: its mean over mirrors is even, over turns even and symmetric."""
+
+        def forward(self, image):
+            rows, cols = image.shape[-2:]
+            slope = torch.linspace(-4, 4, cols).expand(len(image), 1, rows, cols)
+            return torch.cat([-slope, slope], dim=1)
+
+    predictor = Predictor(open_bundle(world / "model"), device="cpu", precision="fp32", tta=tta)
+    predictor._network = Columnwise()
+    pixels = np.ones((3, 24, 24), np.uint16)
+    shares = predictor([(pixels, np.ones((24, 24), bool))])[0].probabilities
+    np.testing.assert_allclose(shares, 0.5, atol=1e-6)
+
+
+def test_turned_predictions_come_back_to_their_place(world):
+    from geoseg.bundle import open_bundle
+    from geoseg.inference import Predictor
+
+    class Pixelwise(torch.nn.Module):
+        def forward(self, image):
+            return torch.cat([image[:, :1], -image[:, :1]], dim=1)
+
+    image = np.random.default_rng(0).integers(900, 1900, (3, 17, 29)).astype(np.uint16)
+    found = {}
+    for tta in ("none", "flips", "d4"):
+        predictor = Predictor(open_bundle(world / "model"), device="cpu", precision="fp32", tta=tta)
+        predictor._network = Pixelwise()
+        found[tta] = predictor([(image, np.ones((17, 29), bool))])[0].probabilities
+    np.testing.assert_allclose(found["flips"], found["none"], atol=1e-6)
+    np.testing.assert_allclose(found["d4"], found["none"], atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (33, 7), (131, 67)])
