@@ -20,7 +20,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from geoseg.errors import Faults, GeoreferenceError, LabelError, MissingFileError, RasterError
+from geoseg.errors import Faults, GeoreferenceError, MissingFileError, RasterError
 from geoseg.raster import RASTER_SUFFIXES, open_raster, reading, refuse_truncated
 
 
@@ -326,14 +326,3 @@ def _refuse_twins(scenes: Sequence[Scene]) -> None:
             raise RasterError(
                 f"{scene.path} and {twin.path}: two scenes called '{scene.name}'; rename one, since outputs bear the name"
             )
-
-
-def refuse_no_overlap(path: Path, scene: Scene, bounds: Sequence[float]) -> None:
-    """Raise `LabelError` when a file's bounds (left, bottom, right, top in the scene's CRS) do not meet the scene."""
-    left, bottom, right, top = bounds
-    own_left, own_bottom, own_right, own_top = scene.bounds
-    if right <= own_left or left >= own_right or top <= own_bottom or bottom >= own_top:
-        raise LabelError(
-            f"{path}: does not overlap {scene.path} (in its CRS: x {left:.6g}..{right:.6g}, y {bottom:.6g}..{top:.6g} against "
-            f"x {own_left:.6g}..{own_right:.6g}, y {own_bottom:.6g}..{own_top:.6g}); check both CRSs"
-        )

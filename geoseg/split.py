@@ -17,7 +17,7 @@ from geoseg.errors import SplitError
 SPLITS = get_args(SplitName)
 _BLOCK_SIZES = (8, 4, 2, 1)
 _ENOUGH_BLOCKS = 30
-_TRIES = 1000
+_TRIES = 5000
 _WAYS_OUT = "use a smaller --chip-size, --split 1:0:0 (all for training) or --split-by scene with a scene or more for each split"
 
 
@@ -140,15 +140,17 @@ def _blocks(outlines: np.ndarray, ground: np.ndarray, size: int) -> np.ndarray:
     """Number of the block in which each chip's centre lies."""
     bounds = shapely.bounds(outlines)
     sides = np.max(bounds[:, 2:] - bounds[:, :2], axis=0) * size
-    # Blocks start at a corner of the first chip, so that on one grid no chip crosses a border between blocks.
-    cells = np.floor((shapely.get_coordinates(shapely.centroid(outlines)) - bounds[0, :2]) / sides).astype(int)
+    # Blocks start at the first corner of the first chip, so that on one grid no chip crosses a border between blocks.
+    origin = shapely.get_coordinates(outlines[0])[0]
+    cells = np.floor((shapely.get_coordinates(shapely.centroid(outlines)) - origin) / sides).astype(int)
     _, places = np.unique(ground, return_inverse=True)
     return np.unique(np.column_stack([places, cells]), axis=0, return_inverse=True)[1].ravel()
 
 
 def _refuse_too_few(groups: int, splits: int, by: str) -> None:
     if groups < splits:
-        raise SplitError(f"{groups} {by}s of chips found, {splits} splits need at least {splits}; {_WAYS_OUT}")
+        what = {"block": "blocks of ground", "scene": "scenes with chips"}.get(by, "chips")
+        raise SplitError(f"{groups} {what} found, {splits} splits need at least {splits}; {_WAYS_OUT}")
 
 
 def _refuse_emptied(kinds: Sequence[str], names: Sequence[str | None]) -> None:
@@ -158,11 +160,11 @@ def _refuse_emptied(kinds: Sequence[str], names: Sequence[str | None]) -> None:
 
 
 def _draw(groups: np.ndarray, class_pixels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Index of the split of each chip: the best of many shuffles.
+    """Index of the split of each chip: a shuffle, made better by swaps.
 
-    Of each shuffle of the groups, the first fill the last split up to its share, the next the one before, and the rest
-    trains. That shuffle is kept whose splits come nearest to the shares asked for, in chips and in pixels of each class,
-    as a ratio, so that a rare class counts as much as a common one and a split without a class is a bad split.
+    Of the shuffled groups, the first fill the last split up to its share, the next the one before, and the rest trains.
+    Then pairs are swapped wherever that brings the splits nearer to the shares asked for, in chips and in pixels of each
+    class, as a ratio, so that a rare class counts as much as a common one and a split without a class is a bad split.
     """
     _, groups = np.unique(groups, return_inverse=True)
     count = int(groups.max()) + 1
@@ -171,20 +173,25 @@ def _draw(groups: np.ndarray, class_pixels: np.ndarray, wanted: np.ndarray, seed
     facts = facts[:, facts.sum(axis=0) > 0]
     facts /= facts.sum(axis=0)
     rng = np.random.default_rng(seed)
-    best, best_cost = np.zeros(count, int), np.inf
-    for _ in range(min(_TRIES, max(20, 20_000_000 // count))):
-        order = rng.permutation(count)
-        filled = np.cumsum(facts[order, 0])
-        middles = filled - facts[order, 0] / 2
-        assigned = np.empty(count, int)
-        assigned[order] = len(wanted) - 1 - np.searchsorted(np.cumsum(wanted[::-1])[:-1], middles)
-        if len(np.unique(assigned)) < len(wanted):
-            assigned[order[: len(wanted)]] = np.arange(len(wanted))[::-1]
-        shares = np.stack([facts[assigned == split].sum(axis=0) for split in range(len(wanted))])
-        cost = np.abs(np.log((shares + 1e-4) / (wanted[:, None] + 1e-4))).sum()
-        if cost < best_cost:
-            best, best_cost = assigned, cost
-    return best[groups]
+    order = rng.permutation(count)
+    middles = np.cumsum(facts[order, 0]) - facts[order, 0] / 2
+    assigned = np.empty(count, int)
+    assigned[order] = len(wanted) - 1 - np.searchsorted(np.cumsum(wanted[::-1])[:-1], middles)
+    if len(np.unique(assigned)) < len(wanted):
+        assigned[order[: len(wanted)]] = np.arange(len(wanted))[::-1]
+
+    def cost(shares: np.ndarray) -> float:
+        return float(np.abs(np.log((shares + 1e-4) / (wanted[:, None] + 1e-4))).sum())
+
+    shares = np.stack([facts[assigned == split].sum(axis=0) for split in range(len(wanted))])
+    for one, other in rng.integers(count, size=(_TRIES, 2)):
+        swapped = shares.copy()
+        swapped[assigned[one]] += facts[other] - facts[one]
+        swapped[assigned[other]] += facts[one] - facts[other]
+        if cost(swapped) < cost(shares):
+            shares = swapped
+            assigned[[one, other]] = assigned[[other, one]]
+    return assigned[groups]
 
 
 def _overlaps(

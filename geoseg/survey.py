@@ -50,11 +50,6 @@ class Plan:
         return "\n".join(lines + outside_lines(self.outside))
 
     @property
-    def sources(self) -> tuple[int, ...]:
-        """Band numbers to cut."""
-        return self.pairs.sources
-
-    @property
     def outside(self) -> float | None:
         """Share of the labelled pixels that are background, where no area says how far polygons are complete."""
         pairs, background = self.pairs, self.legend.background
@@ -217,13 +212,13 @@ def _share_out(
         else:
             window, valid = candidate.window, round(candidate.valid, 4)
             chips.append(Chip(candidate.scene.name, window.row_off, window.col_off, name, block, valid, tuple(row)))
+    if not any(chip.split == "train" for chip in chips):
+        raise SplitError("no chip is left for training; relax --negatives, --min-label or --max-nodata")
     used = {chip.scene for chip in chips}
     for scene in (scene for scene in pairs.scenes.values() if scene.name not in used):
         warnings.warn(
             f"{scene.path}: no chip of it is used; it has too little data or too few labels", DataWarning, stacklevel=3
         )
-    if not any(chip.split == "train" for chip in chips):
-        raise SplitError("no chip is left for training; relax --negatives, --min-label or --max-nodata")
     return Plan(pairs, legend, tuple(chips), split, dict(left_out), stretched)
 
 

@@ -6,26 +6,31 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import shapely
-from rasterio.dtypes import in_dtype_range
 from rasterio.windows import Window, transform
 
 from geoseg.chips import FOOTPRINTS, INDEX, Chip, ChipFolder, open_chips
 from geoseg.choices import Other, Scaling, SplitBy, Unlabelled
-from geoseg.errors import Faults, GeosegError
+from geoseg.errors import Faults, GeosegError, RasterError
 from geoseg.files import refuse_existing, refuse_inputs, stage, write_json
 from geoseg.legend import IGNORE
 from geoseg.pairs import PairReader, TileOptions
 from geoseg.preflight import alike_bands, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache, write_geotiff
+from geoseg.scenes import Scene
 from geoseg.spec import ImageSpec, StatisticsSum, scale_bands
 from geoseg.survey import Plan, survey
+
+_WILD = 1e30
+"""No sensor or index measures this; -3.4e38 and the like are what some programs write for nodata."""
 
 
 def tile(
@@ -109,6 +114,7 @@ def tile(
             return plan
         earlier = _earlier_files(out)
         read = [*plan.pairs.label_paths.values(), *(path for scene in found for path in scene.paths)]
+        read += [Path(path) for path in (aoi, classes) if path]
         refuse_inputs([out / name for name in (INDEX, *earlier, *_files(plan.chips))], read)
         with stage(out, last=INDEX, replaces=earlier, overwrite=overwrite) as staging:
             _write(plan, staging, out, scale, progress)
@@ -132,9 +138,9 @@ def _write(plan: Plan, staging: Path, out: Path, scale: Scaling, progress: Progr
         for kind in ("images", "masks"):
             (staging / split / kind).mkdir(parents=True)
     done = 0
-    for name in plan.pairs.scenes:
+    for name, chips in groupby(plan.chips, attrgetter("scene")):
         with plan.pairs.open(name) as pair:
-            for chip in (chip for chip in plan.chips if chip.scene == name):
+            for chip in chips:
                 pixels, valid = _write_chip(plan, chip, pair, staging)
                 if chip.split == "train":
                     statistics.add(pixels, valid)
@@ -150,11 +156,12 @@ def _write_chip(plan: Plan, chip: Chip, pair: PairReader, staging: Path) -> tupl
     scene, size = plan.pairs.scenes[chip.scene], plan.pairs.options.chip_size
     window = Window(chip.col, chip.row, size, size)
     pixels, valid, values, known = pair.read(window)
-    nodata = _common_nodata([scene.nodata[source - 1] for source in plan.sources], pixels.dtype)
+    _refuse_unnamed_nodata(scene, pixels, valid)
+    nodata = _common_nodata([scene.nodata[source - 1] for source in plan.pairs.sources], pixels.dtype)
     if nodata is not None:
         pixels[:, ~valid] = nodata
     place: dict[str, Any] = {"crs": scene.crs, "transform": transform(window, scene.transform)}
-    names = [scene.band_names[source - 1] for source in plan.sources]
+    names = [scene.band_names[source - 1] for source in plan.pairs.sources]
     # Without a nodata value to tell them, pixels that are not valid are told by an internal mask.
     masked = valid if nodata is None and not valid.all() else None
     write_geotiff(staging / chip.image, pixels, nodata=nodata, valid=masked, band_names=names, **place)
@@ -163,19 +170,29 @@ def _write_chip(plan: Plan, chip: Chip, pair: PairReader, staging: Path) -> tupl
     return pixels, valid
 
 
+def _refuse_unnamed_nodata(scene: Scene, pixels: np.ndarray, valid: np.ndarray) -> None:
+    if pixels.dtype.kind == "f" and valid.any():
+        wild = max(pixels[:, valid].min(), pixels[:, valid].max(), key=abs)
+        if abs(wild) > _WILD:
+            raise RasterError(
+                f"{scene.path}: value {wild:g} found, which can only mean nodata; say so with: "
+                f"gdal_edit.py -a_nodata {wild!s} {scene.path.name}"
+            )
+
+
 def _common_nodata(values: Sequence[float | None], dtype: np.dtype) -> float | None:
-    """The nodata value that all bands share, if they do and the dtype of the chips can hold it."""
+    """The nodata value that all bands share, if they do and the chips' dtype can hold it (7.5 marks no whole number)."""
     first = values[0]
     if first is None or not all(value == first or (value != value and first != first) for value in values):
         return None
-    return first if in_dtype_range(first, dtype) else None
+    return first if dtype.kind == "f" or float(first).is_integer() else None
 
 
 def _image_spec(plan: Plan, statistics: StatisticsSum, scale: Scaling) -> ImageSpec:
     scenes = list(plan.pairs.scenes.values())
-    first, at = scenes[0], [source - 1 for source in plan.sources]
+    first, at = scenes[0], [source - 1 for source in plan.pairs.sources]
     bands = scale_bands(
-        statistics.result(), names=[first.band_names[band] for band in at], sources=plan.sources,
+        statistics.result(), names=[first.band_names[band] for band in at], sources=plan.pairs.sources,
         dtypes=[first.dtypes[band] for band in at], nodata=[_finite(first.nodata[band]) for band in at], scaling=scale,
     )  # fmt: skip
     sizes = sorted(scene.pixel_size_m for scene in scenes if scene.pixel_size_m)
@@ -206,14 +223,14 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 def _write_footprints(plan: Plan, path: Path) -> None:
     """The chips' outlines as a layer, so that the split can be seen on the map."""
-    size, scenes = plan.pairs.options.chip_size, plan.pairs.scenes.values()
-    crs = "EPSG:4326" if any(scene.crs for scene in scenes) else None
+    size = plan.pairs.options.chip_size
+    crs = "EPSG:4326" if any(scene.crs for scene in plan.pairs.scenes.values()) else None
     # The value keeps apart what a GeoPackage does not: names that differ in their case.
     columns = [f"{entry.name}_{entry.value}_pct" for entry in plan.legend]
     rows: list[dict[str, Any]] = []
     outlines: list[shapely.Polygon | None] = []
-    for scene in scenes:
-        chips = [chip for chip in plan.chips if chip.scene == scene.name]
+    for name, own_chips in groupby(plan.chips, attrgetter("scene")):
+        scene, chips = plan.pairs.scenes[name], list(own_chips)
         own = gpd.GeoSeries(
             [shapely.Polygon(scene.outline(Window(c.col, c.row, size, size))) for c in chips], crs=scene.crs
         )

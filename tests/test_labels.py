@@ -57,7 +57,8 @@ def match(folder, *scenes: Scene):
 @pytest.fixture
 def scenes(write_scene):
     return [
-        describe_scene(write_scene(f"scenes/{name}.tif", np.ones((2, 2), np.uint8))) for name in ("a", "b_sr", "C_Image")
+        describe_scene(write_scene(f"scenes/{name}.tif", np.ones((2, 2), np.uint8)))
+        for name in ("a", "b_sr", "C_Image")
     ]
 
 
@@ -111,7 +112,9 @@ def test_labels_that_are_not_there(scenes, tmp_path):
 # --- the same grid
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"]
+)
 def test_values_of_any_dtype(write_scene, scene, dtype):
     assert read(write_scene("l.tif", VALUES.astype(dtype)), scene) == VALUES.tolist()
 
@@ -223,7 +226,9 @@ def test_a_mask_without_a_crs_is_laid_on_pixel_by_pixel_and_that_is_said(write_s
 
 def test_another_size_needs_a_crs_and_the_message_says_what_works(write_scene, scene):
     path = write_scene("l.png", VALUES[:2], crs=None)
-    with pytest.raises(GeoreferenceError, match=r"l\.png: no CRS, so labels of 2 x 4 .* 3 x 4; only labels of the same"):
+    with pytest.raises(
+        GeoreferenceError, match=r"l\.png: no CRS, so labels of 2 x 4 .* 3 x 4; only labels of the same"
+    ):
         read(path, scene)
     picture = describe_scene(write_scene("scene.png", np.ones((4, 4), np.uint8), crs=None))
     with pytest.raises(GeoreferenceError, match=r"scene\.png: no CRS"):
@@ -267,7 +272,9 @@ def test_nan_stays_unknown_on_another_grid(write_scene, scene):
         assert read(path, scene) == [[None, 1, 2, 3], [None, 4, None, 6], [None, 7, 8, 9]]
 
 
-@pytest.mark.parametrize(("factor", "expected"), [(2, np.repeat(np.repeat(VALUES, 2, 0), 2, 1)), (0.5, VALUES[1::2, 1::2])])
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(2, np.repeat(np.repeat(VALUES, 2, 0), 2, 1)), (0.5, VALUES[1::2, 1::2])]
+)
 def test_another_resolution_is_read_by_the_nearest_pixel(write_scene, factor, expected):
     height, width = expected.shape
     transform = TRANSFORM @ Affine.scale(1 / factor)
@@ -317,7 +324,11 @@ def test_another_crs_is_met_to_an_eighth_of_a_pixel(write_scene):
 def test_labels_of_the_whole_earth_meet_a_scene_anywhere(write_scene):
     world = np.arange(180 * 360, dtype=np.uint16).reshape(180, 360)
     path = write_scene("earth.tif", world, crs="EPSG:4326", transform=Affine(1, 0, -180, 0, -1, 90))
-    for crs, left, top in (("EPSG:32614", 600_000, 4_500_000), ("EPSG:32760", 500_000, 5_000_000), ("EPSG:3031", 1e6, 1e6)):
+    for crs, left, top in (
+        ("EPSG:32614", 600_000, 4_500_000),
+        ("EPSG:32760", 500_000, 5_000_000),
+        ("EPSG:3031", 1e6, 1e6),
+    ):
         transform = Affine(10, 0, left, 0, -10, top)
         scene = describe_scene(write_scene("scene.tif", np.ones((2, 2), np.uint8), crs=crs, transform=transform))
         lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(left + 10, top - 10)
@@ -333,9 +344,31 @@ def test_a_turned_label_raster(write_scene):
 
 def test_labels_elsewhere_are_refused_with_both_places(write_scene, scene):
     path = write_scene("l.tif", VALUES, transform=moved(TRANSFORM, 0, 4))
-    with pytest.raises(LabelError, match=r"l\.tif: does not overlap .*scene\.tif.*500040\.\.500080.*500000\.\.500040") as caught:
+    with pytest.raises(
+        LabelError, match=r"l\.tif: does not overlap .*scene\.tif.*500040\.\.500080.*500000\.\.500040"
+    ) as caught:
         read(path, scene)
     one_line_each(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "meets"),
+    [
+        ((500_000, 4_499_970, 500_040, 4_500_000), True),
+        ((500_039, 4_499_999, 600_000, 4_600_000), True),
+        ((400_000, 4_400_000, 600_000, 4_600_000), True),
+        ((500_040, 4_499_970, 500_080, 4_500_000), False),
+        ((500_000, 4_500_000, 500_040, 4_500_040), False),
+        ((float("nan"),) * 4, False),
+    ],
+)
+def test_bounds_that_meet_the_scene(scene, tmp_path, bounds, meets):
+    if meets:
+        found = refuse_no_overlap(tmp_path / "l", scene.crs, bounds, scene)
+        assert found == (500_000, 4_499_970, 500_040, 4_500_000)
+    else:
+        with pytest.raises(LabelError, match="does not overlap"):
+            refuse_no_overlap(tmp_path / "l", scene.crs, bounds, scene)
 
 
 def test_overlap_beside_the_antimeridian(write_scene, tmp_path):
@@ -379,7 +412,7 @@ def test_category_names_of_gdal(write_scene, tmp_path):
         "</CategoryNames></PAMRasterBand></PAMDataset>",
         encoding="utf-8",
     )
-    assert raster_legend([path], [0, 1, 2, 7]).names == ("water", "class_1", "Korn & Mais", "class_7")
+    assert raster_legend([path], [0, 1, 2, 3]).names == ("water", "class_1", "Korn & Mais", "class_3")
     (tmp_path / "l.tif.aux.xml").write_text("<PAMDataset>")
     assert raster_legend([path], [0]).names == ("class_0",)
 

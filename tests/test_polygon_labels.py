@@ -27,7 +27,9 @@ def scene(write_scene):
     return describe_scene(write_scene("scene.tif", np.ones((4, 4), np.uint8)))
 
 
-def burn(polygons, scene: Scene, window: Window | None = None, *, legend=CROP, unlabelled="background", **options) -> list:
+def burn(
+    polygons, scene: Scene, window: Window | None = None, *, legend=CROP, unlabelled="background", **options
+) -> list:
     reader = PolygonLabels(polygons, scene, legend=legend, unlabelled=unlabelled, **options)
     values, known = reader.read(window or Window(0, 0, scene.width, scene.height))
     assert (values.dtype, known.dtype) == (np.int32, np.bool_)
@@ -110,6 +112,13 @@ def test_a_scene_between_the_polygons_has_none(tmp_path, scene):
     assert burn(polygons, scene) == [[0] * 4] * 4
 
 
+def test_polygons_keep_their_classes_where_others_lie_elsewhere(tmp_path, scene):
+    shapes = [box(-900, 0, 1, 1), box(0, 0, 1, 1), box(900, 0, 1, 1), box(3, 3, 1, 1)]
+    path = write_polygons(tmp_path / "p.gpkg", shapes, kind=[1, 2, 1, 3])
+    found = burn(read_polygons(path, class_field="kind"), scene, legend=parse_legend("0=background,1=a,2=b,3=c"))
+    assert found == [[2, 0, 0, 0], [0] * 4, [0] * 4, [0, 0, 0, 3]]
+
+
 def test_polygons_elsewhere_are_refused(tmp_path, scene):
     polygons = read_polygons(write_polygons(tmp_path / "p.gpkg", [box(6, 0, 1, 1)], to="EPSG:4326"))
     with pytest.raises(LabelError, match=r"p\.gpkg: does not overlap .*scene\.tif.*check both CRSs") as caught:
@@ -171,7 +180,9 @@ def test_what_has_no_area_is_left_out_and_counted(tmp_path, scene):
         polygons = read_polygons(path, class_field="kind")
     assert polygons.keys == (1,)
     with said(r"0 invalid geometries mended, 2 without an area"):
-        mixed = write_polygons(tmp_path / "m.gpkg", [shapely.Point(0, 0), shapely.LineString([(0, 0), (1, 1)]), BOXES[0]])
+        mixed = write_polygons(
+            tmp_path / "m.gpkg", [shapely.Point(0, 0), shapely.LineString([(0, 0), (1, 1)]), BOXES[0]]
+        )
         assert len(read_polygons(mixed).shapes) == 1
 
 
@@ -199,7 +210,9 @@ def test_a_table_beside_the_layer_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["p.gpkg", "p.geojson", "p.shp", "p.fgb", "p.parquet", "p.json"])
-@pytest.mark.parametrize("content", [b"", b"junk" * 50, b'{"type": "FeatureCollection", "features": []}', b"<OGRVRTDataSource/>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"junk" * 50, b'{"type": "FeatureCollection", "features": []}', b"<OGRVRTDataSource/>"]
+)
 def test_what_is_no_polygon_file_is_refused_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(LabelError, match=f"{name}: no polygon") as caught:
@@ -266,7 +279,9 @@ def test_fields_that_cannot_tell_a_class(tmp_path):
 def test_values_outside_the_legend_are_an_error_or_unknown(tmp_path, scene):
     path = write_polygons(tmp_path / "p.gpkg", [*BOXES, box(9, 9, 1, 1)], kind=["wheat", "oats", "rye", "oats"])
     legend = parse_legend("0=background,1=wheat")
-    with pytest.raises(LabelError, match=r"p\.gpkg: 'oats' \(2 polygons\), 'rye' \(1 polygons\) not in the legend .*--other"):
+    with pytest.raises(
+        LabelError, match=r"p\.gpkg: 'oats' \(2 polygons\), 'rye' \(1 polygons\) not in the legend .*--other"
+    ):
         read_polygons(path, class_field="kind", classes=legend)
     with said(r"p\.gpkg: not in the legend, so what lies there is ignored: 'oats' \(2 polygons\), 'rye'"):
         polygons = read_polygons(path, class_field="kind", classes=legend, other="ignore")

@@ -15,7 +15,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from geoseg.errors import GeoreferenceError, LabelError, MissingFileError, PreflightError, RasterError
+from geoseg.errors import GeoreferenceError, MissingFileError, PreflightError, RasterError
 from geoseg.grid import grid
 from geoseg.raster import write_geotiff
 from geoseg.scenes import (
@@ -23,7 +23,6 @@ from geoseg.scenes import (
     describe_scene,
     find_scenes,
     list_rasters,
-    refuse_no_overlap,
     same_grid,
     valid_pixels,
 )
@@ -376,28 +375,3 @@ def test_a_scene_placed_by_control_points_only_is_refused(write_scene):
 def test_complex_numbers_are_refused(write_scene):
     with pytest.raises(RasterError, match=r"complex64.*integers or floats"):
         describe_scene(write_scene("a.tif", np.ones((2, 2), np.complex64)))
-
-
-# --- overlap
-
-
-@pytest.mark.parametrize(
-    ("bounds", "meets"),
-    [
-        ((500_000, 4_499_960, 500_040, 4_500_000), True),
-        ((500_039, 4_499_999, 600_000, 4_600_000), True),
-        ((400_000, 4_400_000, 600_000, 4_600_000), True),
-        ((500_040, 4_499_960, 500_080, 4_500_000), False),
-        ((499_960, 4_499_960, 500_000, 4_500_000), False),
-        ((500_000, 4_500_000, 500_040, 4_500_040), False),
-        ((500_000, 4_499_920, 500_040, 4_499_960), False),
-        ((10, 39, 11, 41), False),
-    ],
-)
-def test_labels_that_lie_elsewhere_are_refused_with_both_places(write_scene, tmp_path, bounds, meets):
-    scene = describe_scene(write_scene("a.tif", np.ones((4, 4), np.uint8)))
-    if meets:
-        refuse_no_overlap(tmp_path / "labels.gpkg", scene, bounds)
-        return
-    with pytest.raises(LabelError, match=r"labels\.gpkg: does not overlap .*a\.tif.*500000\.\.500040"):
-        refuse_no_overlap(tmp_path / "labels.gpkg", scene, bounds)
