@@ -19,7 +19,8 @@ $(VENV)/installed: pyproject.toml
 
 demo: $(VENV)/installed
 	rm -rf demo
-	$(BIN)/geoseg tile sample_data/scene.tif --labels sample_data/labels.gpkg --class-field class --out demo/chips
+	$(BIN)/geoseg tile sample_data/scene.tif --labels sample_data/labels.gpkg --class-field class --chip-size 128 \
+	    --out demo/chips
 	$(BIN)/geoseg train demo/chips --out demo/model
 	$(BIN)/geoseg predict sample_data/scene_to_predict.tif --model demo/model --out demo/predictions
 	$(BIN)/geoseg evaluate demo/chips --model demo/model --out demo/report
