@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 import geoseg
-from geoseg.errors import FormatError, MissingFileError, ModelError
+from geoseg.errors import FormatError, InputError, MissingFileError, ModelError
 from geoseg.files import read_json, sha256, write_json
 from geoseg.legend import Legend
 from geoseg.models import Architecture, Segmenter
@@ -34,6 +34,10 @@ class Bundle:
         training: recipe, options, epochs and library versions.
         metrics: of the validation chips at the best epoch.
         weights_sha256: hexadecimal SHA-256 of the weights file.
+        threshold: of a one-channel network: least probability of the second class where a pixel is said to be of it.
+
+    Raises:
+        FormatError: a threshold that is none, or a network and a legend that do not go together.
     """
 
     path: Path
@@ -43,6 +47,21 @@ class Bundle:
     training: dict[str, Any]
     metrics: dict[str, Any]
     weights_sha256: str
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threshold, int | float) or not 0 < self.threshold < 1:
+            raise FormatError(f"threshold {self.threshold!r} found, a number above 0 and below 1 is needed")
+        if self.architecture.classes != len(self.legend) and not self.one_channel:
+            raise FormatError(
+                f"{self.architecture.classes} channels found for {len(self.legend)} classes; needed is one each, "
+                "or one channel for two classes"
+            )
+
+    @property
+    def one_channel(self) -> bool:
+        """Whether the network has one logit for two classes, of which the second is likelier the higher it is."""
+        return self.architecture.classes == 1 and len(self.legend) == 2
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -55,6 +74,7 @@ class Bundle:
                 f"{self.path}: {arch.arch}, {len(self.legend)} classes, {len(self.image.bands)} bands, {scale}",
                 f"  bands      {', '.join(self.image.names)} ({'/'.join(sorted(set(self.image.dtypes)))})",
                 f"  classes    {self.legend}",
+                *([f"  threshold  {self.threshold:g}"] if self.one_channel else []),
                 f"  epochs     best {self.training['best_epoch']} of {self.training['epochs_run']}",
                 *(f"  val {name:<6} {value:.3f}" for name, value in self.metrics.items() if isinstance(value, float)),
                 f"  weights    {self.weights_sha256[:16]}",
@@ -91,6 +111,7 @@ class Bundle:
             "architecture": self.architecture.to_dict(),
             "image": self.image.to_dict(),
             "legend": self.legend.to_list(),
+            "threshold": self.threshold,
             "training": self.training,
             "metrics": self.metrics,
             "weights_sha256": self.weights_sha256,
@@ -106,11 +127,17 @@ def write_bundle(
     legend: Legend,
     training: dict[str, Any],
     metrics: dict[str, Any],
+    threshold: float = 0.5,
 ) -> None:
-    """Write weights and card into a staged folder."""
+    """Write weights and card into a staged folder.
+
+    Raises:
+        FormatError: as `Bundle` does.
+        ModelError: weights for another network.
+    """
     path = folder / WEIGHTS
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
-    bundle = Bundle(folder, architecture, image, legend, training, metrics, sha256(path))
+    bundle = Bundle(folder, architecture, image, legend, training, metrics, sha256(path), threshold)
     write_json(folder / CARD, bundle.to_dict())
     bundle.network()  # what cannot be loaded again must not take the place of what can
 
@@ -120,7 +147,7 @@ def open_bundle(path: str | Path) -> Bundle:
 
     Raises:
         MissingFileError: no model.json.
-        FormatError, ModelError: damaged, or from a newer version.
+        FormatError: damaged, from a newer version, or facts that do not go together.
     """
     path = Path(path)
     document = read_json(path / CARD, newest=_FORMAT, what="a model made by geoseg train")
@@ -133,6 +160,9 @@ def open_bundle(path: str | Path) -> Bundle:
             dict(document["training"]),
             dict(document["metrics"]),
             str(document["weights_sha256"]),
+            document.get("threshold", 0.5),
         )
+    except InputError as error:
+        raise FormatError(f"{path / CARD}: {error}; train the model again") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"{path / CARD}: {error} is missing or not as it should be; train the model again") from None

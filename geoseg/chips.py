@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 import geoseg
-from geoseg.errors import FormatError, InputError
+from geoseg.errors import FormatError, InputError, RasterError
 from geoseg.files import read_json
 from geoseg.legend import IGNORE, Legend
 from geoseg.raster import open_raster
@@ -109,10 +110,7 @@ class ChipFolder:
         Raises:
             RasterError: a file is missing or damaged.
         """
-        with open_raster(self.path / chip.image) as dataset:
-            pixels = dataset.read()
-            window = Window(0, 0, dataset.width, dataset.height)
-            valid = valid_pixels(pixels, dataset.nodatavals, [dataset], window)
+        pixels, valid = read_image(self.path / chip.image)
         with open_raster(self.path / chip.mask) as dataset:
             mask = dataset.read(1)
         if int(mask[mask != IGNORE].max(initial=0)) >= len(self.legend):
@@ -158,6 +156,24 @@ def open_chips(path: str | Path) -> ChipFolder:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path / INDEX}: {error} is missing or not as it should be; make the chips again") from None
+
+
+def read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (bands, rows, cols) of a whole image, and where they are valid, (rows, cols) bool; alpha is no band.
+
+    Raises:
+        RasterError: missing, damaged, or of colours by number.
+    """
+    with open_raster(path) as dataset:
+        if dataset.colorinterp[0] == ColorInterp.palette:
+            raise RasterError(
+                f"{path}: an image with a palette found; turn it into bands with: gdal_translate -expand rgb IN OUT"
+            )
+        kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+        bands = [number for number, kind in kinds if kind != ColorInterp.alpha]
+        pixels = dataset.read(bands)
+        nodata = [dataset.nodatavals[number - 1] for number in bands]
+        return pixels, valid_pixels(pixels, nodata, [dataset], Window(0, 0, dataset.width, dataset.height))
 
 
 def class_pixels(chips: Iterable[Chip], legend: Legend) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 from typing import Literal
 
-Augment = Literal["none", "flips", "d4"]
 Connectivity = Literal[4, 8]
 Format = Literal["gpkg", "fgb", "geojson", "parquet"]
+Logger = Literal["csv", "tensorboard"]
 Other = Literal["error", "ignore"]
 Padding = Literal["reflect", "zeros"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Scaling = Literal["dataset", "unit", "percentile"]
+Sampling = Literal["uniform", "balanced"]
+Scaling = Literal["dataset", "unit", "percentile", "imagenet"]
 SplitBy = Literal["block", "random", "scene"]
 SplitName = Literal["train", "val", "test"]
-TestTimeAugmentation = Literal["none", "flips", "d4"]
+TestTimeAugmentation = Literal["none", "flips", "d4", "shifts"]
 Unlabelled = Literal["background", "ignore"]

@@ -135,20 +135,23 @@ def _load_config(ctx: click.Context, param: click.Parameter, path: str | None) -
 
 def _list_recipes(ctx: click.Context, param: click.Parameter, name: str) -> str:
     if name == "list":
-        from geoseg.recipe import recipe_names
+        from geoseg.recipe import describe_recipes
 
-        click.echo("\n".join(recipe_names()))
+        click.echo(describe_recipes())
         ctx.exit()
     return name
 
 
 class _AutoInt(click.ParamType):
-    """A whole number, or `auto`, which the function is given as None."""
+    """A whole number, or `auto`, for which the function is given `meaning`."""
 
     name = "auto|N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        return None if value == "auto" else click.INT.convert(value, param, ctx)
+    def __init__(self, meaning: str | None = None) -> None:
+        self._meaning = meaning
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str | None:
+        return self._meaning if value == "auto" else click.INT.convert(value, param, ctx)
 
 
 def _choice(words: Any) -> click.Choice[Any]:
@@ -186,6 +189,9 @@ connectivity_option = click.option(
 )
 precision_option = click.option("--precision", type=_choice(choices.Precision), default="auto", help="Of the network.")
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+threshold_option = click.option(
+    "--threshold", type=float, help="Least probability of the second of two classes (bce).  [default: the model's]"
+)
 seed_option = click.option("--seed", default=0, help="Of everything random.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace earlier outputs.")
 
@@ -248,23 +254,39 @@ def tile(scenes: tuple[str, ...], **options: Any) -> Any:
 @click.argument("chips", metavar="[CHIPS=chips]", default="chips", type=PATH)
 @click.option("-o", "--out", type=PATH, default="model", help="Model folder.")
 @click.option("--recipe", default="default", callback=_list_recipes, help="A whole set-up; `list` prints them.")
-@click.option("--arch", help="unet, or any of segmentation-models-pytorch.")
+@click.option("--arch", help="unet, fcn8s, ..., or any of segmentation-models-pytorch.")
 @click.option("--width", type=int, help="Channels of the first stage of unet.")
 @click.option("--encoder", help="Such as resnet34; not for unet.")
-@click.option("--encoder-weights", help="none, imagenet or a file.  [default: none]")
+@click.option("--encoder-weights", metavar="none|imagenet|FILE", help="What the encoder begins with.")
+@click.option("--freeze-encoder/--train-encoder", default=None, help="Leave the encoder as it is.")
 @click.option("--padding", type=_choice(choices.Padding), help="At the borders of every convolution.")
 @click.option("--dropout", type=float, help="Probability, 0 to 1.")
-@click.option("--loss", help="ce, dice, or a sum such as ce+dice.")
+@click.option("--scale", type=_choice(choices.Scaling), help="How bands are scaled, if not as the chips say.")
+@click.option("--loss", help="ce, bce, dice, jaccard, focal, lovasz, tversky, or a sum such as ce+dice.")
 @click.option("--class-weights", metavar="none|auto|a,b,c", help="auto: rare classes count for more.")
+@click.option("--optimizer", help="adamw, adam, or sgd:0.9 with its momentum.")
+@click.option("--schedule", help="onecycle, cosine, poly, step:20:0.5 or constant; warmup:5+ goes before.")
 @click.option("--lr", type=float, help="Highest learning rate.")
 @click.option("--weight-decay", type=float, help="Of the optimiser.")
 @click.option("--epochs", type=int, help="Passes over the training chips.")
-@click.option("--batch-size", type=int, help="Chips a step.")
-@click.option("--augment", type=_choice(choices.Augment), help="Chips are flipped, or flipped and turned (d4).")
+@click.option("--batch-size", type=_AutoInt("auto"), help="Chips a step; auto: what fits on a GPU.")
+@click.option("--accumulate", type=int, help="Steps whose gradients are added up.")
+@click.option("--augment", help="none, or a sum such as d4+photometric:0.1+scale:0.5-2.")
+@click.option("--crop", type=int, help="Rows and columns cut at random from a chip; 0: all of it.")
+@click.option("--sampling", type=_choice(choices.Sampling), help="balanced: chips with rare classes more often.")
+@click.option("--ema", type=float, help="Decay of a moving average of the weights; 0: none.")
+@click.option("--early-stop", type=int, help="Epochs without a better mean IoU until the end; 0: never.")
+@click.option("--gradient-clip", type=float, help="Largest norm of the gradient; 0: none.")
+@click.option("--save-every", type=int, help="Keep the weights of every so many epochs; 0: the best only.")
+@click.option("--init", type=PATH, help="Model folder to start from.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
+@click.option("--max-time", metavar="DD:HH:MM:SS", help="End after so long, with a whole model.")
 @precision_option
 @device_option
+@click.option("--devices", default=1, help="How many, each with a process of its own.")
 @click.option("--workers", type=int, help="Processes that read chips.")
 @click.option("--deterministic", is_flag=True, help="Only algorithms that give the same weights each time.")
+@click.option("--logger", type=_choice(choices.Logger), default="csv", help="tensorboard: that too.")
 @seed_option
 @overwrite_option
 def train(chips: str, **options: Any) -> Any:
@@ -280,11 +302,12 @@ def train(chips: str, **options: Any) -> Any:
 @click.option("--window", type=AUTO_INT, default="auto", help="Rows and columns that the network sees at once.")
 @click.option("--margin", type=AUTO_INT, default="auto", help="Pixels on each side seen but not written.")
 @click.option(
-    "--tta", type=_choice(choices.TestTimeAugmentation), default="none", help="Average over mirrored and turned copies."
+    "--tta", type=_choice(choices.TestTimeAugmentation), default="none", help="Join mirrored, turned or shifted copies."
 )
 @click.option("--batch-size", default=2, help="Windows a step.")
 @precision_option
 @device_option
+@threshold_option
 @click.option("--confidence/--no-confidence", default=True, help="Write the probability of the class chosen.")
 @click.option("--probabilities/--no-probabilities", default=False, help="Write the probability of every class.")
 @click.option("--polygons/--no-polygons", default=True, help="Write polygons of the classes.")
@@ -325,6 +348,7 @@ def polygonize(classes: str, **options: Any) -> Any:
 @click.option("--batch-size", default=4, help="Chips a step.")
 @precision_option
 @device_option
+@threshold_option
 @seed_option
 @overwrite_option
 def evaluate(chips: str, reference: str | None, **options: Any) -> Any:

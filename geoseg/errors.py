@@ -12,6 +12,7 @@
     │   └── FormatError               one of geoseg's own files is damaged or newer than this version
     ├── MissingFileError (FileNotFoundError)
     ├── OutputExistsError (FileExistsError)
+    ├── LearningError                 training came to nothing, as with a loss that is not a number
     ├── OutputBusyError               another run writes into the same folder
     ├── DiskError (OSError)           what was written is not what stands on the disk
     └── PreflightError                several of the above, found before any work began
@@ -67,6 +68,10 @@ class ModelError(InputError):
 
 class FormatError(InputError):
     """One of geoseg's own files is damaged, or newer than this version reads."""
+
+
+class LearningError(GeosegError):
+    """Training came to nothing, as with a loss that is not a number."""
 
 
 class MissingFileError(GeosegError, FileNotFoundError):

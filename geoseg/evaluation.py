@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 import geoseg
 from geoseg.bundle import open_bundle
-from geoseg.chips import ChipFolder, open_chips
+from geoseg.chips import ChipFolder
 from geoseg.choices import Precision, SplitName, Unlabelled
 from geoseg.errors import Faults, InputError, LabelError, MismatchError
 from geoseg.files import refuse_existing, stage, write_json
@@ -22,6 +23,7 @@ from geoseg.inference import Predictor
 from geoseg.labels import LabelReader, is_vector, open_label_raster, read_legend
 from geoseg.legend import IGNORE, Legend, parse_legend
 from geoseg.metrics import bootstrap_intervals, chip_mean, confusion_matrix, scores
+from geoseg.pictures import open_samples
 from geoseg.polygon_labels import PolygonLabels, read_polygons
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache, open_raster
@@ -107,6 +109,7 @@ def evaluate(
     batch_size: int = 4,
     precision: Precision = "auto",
     device: str = "auto",
+    threshold: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -126,6 +129,8 @@ def evaluate(
         batch_size: chips a step.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        threshold: of a one-channel model: least probability of the second class where a pixel is said to be of it, above
+            0 and below 1; None takes the model's own. Not with a `reference`.
         seed: of the bootstrap.
         overwrite: replace an earlier report.
         progress: called now and then.
@@ -141,9 +146,11 @@ def evaluate(
         refuse_existing([Path(out) / METRICS], overwrite)
         if bootstrap < 1:
             raise InputError(f"--bootstrap {bootstrap}: 1 draw or more is needed")
+        if threshold is not None and reference is not None:
+            raise InputError(f"--threshold {threshold}: {chips} is a map already; give it to geoseg predict instead")
     with faults.collect(), bounded_cache():
         if reference is None:
-            legend, what, parts = _chip_confusions(chips, model, split, batch_size, precision, device)
+            legend, what, parts = _chip_confusions(chips, model, split, batch_size, precision, device, threshold)
         else:
             legend, what, parts = _pair_confusions(Path(chips), Path(reference), classes, class_field, unlabelled)
     faults.raise_any()
@@ -165,9 +172,10 @@ _Parts = Iterator[tuple[int, int, np.ndarray]]
 
 
 def _chip_confusions(
-    chips: str | Path, model: str | Path, split: str, batch_size: int, precision: Precision, device: str
-) -> tuple[Legend, str, _Parts]:
-    folder, bundle = open_chips(chips), open_bundle(model)
+    chips: str | Path, model: str | Path, split: str, batch_size: int, precision: Precision, device: str,
+    threshold: float | None,
+) -> tuple[Legend, str, _Parts]:  # fmt: skip
+    folder, bundle = open_samples(chips), open_bundle(model)
     if folder.legend.values != bundle.legend.values:
         raise MismatchError(
             f"{folder.path}: classes {folder.legend} found, the model knows {bundle.legend}; evaluate on its own chips"
@@ -178,7 +186,7 @@ def _chip_confusions(
         )
     if not folder.of(split):
         raise InputError(f"{folder.path}: no chips in the {split} split; make the chips with another --split")
-    predictor = Predictor(bundle, device=device, precision=precision)
+    predictor = Predictor(bundle, device=device, precision=precision, threshold=threshold)
     what = f"{bundle.path} on {len(folder.of(split))} {split} chips of {folder.path}"
     return folder.legend, what, _predict_chips(folder, split, predictor, batch_size)
 
@@ -186,11 +194,12 @@ def _chip_confusions(
 def _predict_chips(folder: ChipFolder, split: str, predictor: Predictor, batch_size: int) -> _Parts:
     chosen = folder.of(split)
     for start in range(0, len(chosen), batch_size):
-        batch = chosen[start : start + batch_size]
-        read = [folder.read(chip) for chip in batch]
-        found = predictor([(pixels, valid) for pixels, valid, _ in read])
-        for chip, (_, _, mask), prediction in zip(batch, read, found, strict=True):
-            yield len(chosen), chip.block, confusion_matrix(mask, prediction.indices, len(folder.legend))
+        read = [(chip, *folder.read(chip)) for chip in chosen[start : start + batch_size]]
+        for _, same in groupby(read, key=lambda entry: entry[3].shape):  # pictures differ in size
+            batch = list(same)
+            found = predictor([(pixels, valid) for _, pixels, valid, _ in batch])
+            for (chip, _, _, mask), prediction in zip(batch, found, strict=True):
+                yield len(chosen), chip.block, confusion_matrix(mask, prediction.indices, len(folder.legend))
 
 
 def _pair_confusions(

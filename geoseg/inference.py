@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -11,13 +11,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rasterio.windows import Window
+from torch import Tensor
 
 from geoseg.bundle import Bundle
 from geoseg.choices import Precision, TestTimeAugmentation
 from geoseg.errors import ModelError
 from geoseg.grid import Tile, slices
 from geoseg.legend import IGNORE
+from geoseg.models import class_logits, mirror
 from geoseg.scenes import SceneReader
+
+_SHIFTS = 4
+"""Shifts per axis of `shifts`: all of them would be as many as the network's stride, 1,024 passes for a stride of 32."""
 
 _SYMMETRIES = {"none": 1, "flips": 4, "d4": 8}
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +38,12 @@ class Prediction(NamedTuple):
 
     indices: np.ndarray
     probabilities: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the class chosen, (rows, cols) float32, meaningless where the image is not valid."""
+        chosen = np.where(self.indices == IGNORE, 0, self.indices).astype(np.intp)
+        return np.take_along_axis(self.probabilities, chosen[None], axis=0)[0]
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -78,6 +89,26 @@ def has_bf16_units() -> bool:
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
+def choose_threshold(bundle: Bundle, threshold: float | None = None) -> float | None:
+    """The bundle's own unless another is given; None for a network with a channel per class, which needs none.
+
+    Raises:
+        ModelError: one is given for such a network, or it is not between 0 and 1.
+    """
+    if not bundle.one_channel:
+        if threshold is not None:
+            raise ModelError(
+                f"--threshold {threshold}: {bundle.path} has a channel per class and takes the likeliest; "
+                "leave it out, or train with --loss bce"
+            )
+        return None
+    if threshold is None:
+        return bundle.threshold
+    if not 0 < threshold < 1:
+        raise ModelError(f"--threshold {threshold}: a probability above 0 and below 1 is needed")
+    return threshold
+
+
 class Predictor:
     """A network on its device, ready for batches of windows.
 
@@ -85,8 +116,10 @@ class Predictor:
         bundle: the trained model.
         device: see `choose_device`.
         precision: see `choose_precision`.
-        tta: what the probabilities are the mean of: the window as it is, or also mirrored (`flips`, four times the
-            work) and turned (`d4`, eight times).
+        tta: the probabilities are those of the window as it is (`none`), the mean over mirrored (`flips`, four times
+            the work) and turned copies too (`d4`, eight times), or interleaved from copies shifted by less than the
+            network's stride (`shifts`, sixteen times), which sharpens coarse networks.
+        threshold: see `choose_threshold`.
     """
 
     def __init__(
@@ -96,13 +129,16 @@ class Predictor:
         device: str = "auto",
         precision: Precision = "auto",
         tta: TestTimeAugmentation = "none",
+        threshold: float | None = None,
     ) -> None:
         self.image, self.legend = bundle.image, bundle.legend
         self.device = choose_device(device)
         self.dtype = choose_precision(self.device, precision)
-        self._symmetries = _SYMMETRIES[tta]
+        self.threshold = choose_threshold(bundle, threshold)
         # The weights themselves, not autocast: that pads by reflection in float32, which takes longer than it saves.
-        self._network = bundle.network().to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        network = bundle.network()
+        self._views = _views(tta, network.size_divisor)
+        self._network = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
 
     def nothing(self, shape: tuple[int, int]) -> Prediction:
         """The prediction for a window (rows, cols) without a valid pixel."""
@@ -117,26 +153,89 @@ class Predictor:
         inputs = np.stack([self.image.normalise(pixels, valid) for pixels, valid in windows])
         batch = torch.from_numpy(inputs).to(self.device, self.dtype, memory_format=torch.channels_last)
         with torch.inference_mode():
-            probabilities = torch.stack(
-                [self._probabilities(batch, number) for number in range(self._symmetries)]
-            ).mean(0)
-        indices = probabilities.argmax(dim=1).to(torch.uint8)
+            probabilities = self._probabilities(batch)
+        # A network with one channel is asked whether a pixel is of the second class.
+        likeliest = probabilities.argmax(dim=1) if self.threshold is None else probabilities[:, 1] >= self.threshold
+        indices = likeliest.to(torch.uint8)
         return [
             Prediction(np.where(valid, found.cpu().numpy(), np.uint8(IGNORE)), shares.cpu().numpy())
             for (_, valid), found, shares in zip(windows, indices, probabilities, strict=True)
         ]
 
-    def _probabilities(self, batch: torch.Tensor, symmetry: int) -> torch.Tensor:
-        """Class probabilities float32 (batch, classes, rows, cols), found on a mirrored or turned copy."""
-        logits = self._network(_transformed(batch, symmetry).contiguous(memory_format=torch.channels_last)).float()
-        back = logits.transpose(-1, -2) if symmetry & 4 else logits
-        return _transformed(torch.softmax(back, dim=1), symmetry & 3)
+    def _probabilities(self, batch: Tensor) -> Tensor:
+        """Class probabilities float32 (batch, classes, rows, cols), added up view by view: all at once would be too large."""
+        rows, cols = batch.shape[-2:]
+        total = torch.zeros(len(batch), len(self.legend), rows, cols, device=self.device)
+        for view in self._views:
+            shown = view.transform(batch).contiguous(memory_format=torch.channels_last)
+            shares = torch.softmax(class_logits(self._network(shown).float()), dim=1)
+            total.addcmul_(view.inverse(shares), view.weights(rows, cols).to(self.device))
+        return total
 
 
-def _transformed(batch: torch.Tensor, symmetry: int) -> torch.Tensor:
+class _View(NamedTuple):
+    """One way to look at a window.
+
+    Attributes:
+        transform: the window (batch, bands, rows, cols) to what the network is shown.
+        inverse: what it answers to where that lies in the window, (batch, classes, rows, cols).
+        weights: rows and cols of the window to how much each pixel of the answer counts, a tensor that is broadcast to
+            (rows, cols); over all views these add up to 1.
+    """
+
+    transform: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+    weights: Callable[[int, int], Tensor]
+
+
+def _views(tta: TestTimeAugmentation, stride: int) -> list[_View]:
+    """How a window is looked at; `stride` is that of the network's coarsest map."""
+    if tta == "shifts":
+        shifts = sorted({number * stride // _SHIFTS for number in range(_SHIFTS)})
+        return [_shifted(down, right, shifts, stride) for down in shifts for right in shifts]
+    count = _SYMMETRIES[tta]
+    return [_symmetric(number, 1 / count) for number in range(count)]
+
+
+def _symmetric(number: int, weight: float) -> _View:
     """One of the eight symmetries of the square: bit 0 mirrors columns, bit 1 rows, bit 2 then swaps them."""
-    mirrored = batch.flip([dim for bit, dim in ((1, -1), (2, -2)) if symmetry & bit])
-    return mirrored.transpose(-1, -2) if symmetry & 4 else mirrored
+    mirrored = [dim for bit, dim in ((1, -1), (2, -2)) if number & bit]
+
+    def swap(batch: Tensor) -> Tensor:
+        return batch.transpose(-1, -2) if number & 4 else batch
+
+    return _View(
+        transform=lambda batch: swap(batch.flip(mirrored)),
+        inverse=lambda batch: swap(batch).flip(mirrored),
+        weights=lambda rows, cols: torch.tensor(weight),
+    )
+
+
+def _shifted(down: int, right: int, shifts: Sequence[int], stride: int) -> _View:
+    """The window moved against the network's coarse cells; it counts at the pixels that lie best in their cells then.
+
+    Shift-and-stitch (Long, Shelhamer and Darrell 2015, section 3.2, https://arxiv.org/abs/1411.4038), on a grid of
+    shifts rather than all of them.
+    """
+    return _View(
+        transform=lambda batch: _lengthen_before(_lengthen_before(batch, -2, down), -1, right),
+        inverse=lambda batch: batch[..., down:, right:],
+        weights=lambda rows, cols: torch.outer(
+            _most_central(rows, down, shifts, stride), _most_central(cols, right, shifts, stride)
+        ),
+    )
+
+
+def _lengthen_before(batch: Tensor, dim: int, extra: int) -> Tensor:
+    return mirror(batch.flip(dim), dim, batch.shape[dim] + extra).flip(dim)
+
+
+def _most_central(size: int, shift: int, shifts: Sequence[int], stride: int) -> Tensor:
+    """1 at the pixels of an axis that this shift, rather than another, brings nearest to the centre of a cell, else 0."""
+    places = (torch.arange(size) + torch.tensor(shifts)[:, None]) % stride
+    off_centre = 2 * places - (stride - 1)
+    nearest = (2 * off_centre + 1).abs().argmin(dim=0)  # 1: of two cells that are as near, always the later
+    return (nearest == shifts.index(shift)).float()
 
 
 def predict_cores(

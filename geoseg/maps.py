@@ -85,9 +85,7 @@ class MapRasters:
         """The pixels (bands, rows, cols) of one raster."""
         if kind == "classes":
             return self._legend.to_values(prediction.indices)[None]
-        shares = prediction.probabilities
-        if kind == "confidence":
-            shares = shares.max(axis=0, keepdims=True)
+        shares = prediction.confidence[None] if kind == "confidence" else prediction.probabilities
         return np.where(prediction.indices == IGNORE, 255, np.rint(shares * CONFIDENCE_STEPS)).astype(np.uint8)
 
     def finish(self) -> None:

@@ -7,7 +7,8 @@ Every network is an encoder, a decoder and a head. Those of segmentation-models-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from geoseg.choices import Padding
 from geoseg.errors import ModelError
+from geoseg.fcn import FeatureDecoder, ScoreDecoder, VGGPools
 from geoseg.unet import UNetDecoder, UNetEncoder
 
 _SMP_NAMES = {
@@ -40,7 +42,9 @@ _SMP_NAMES = {
     "segformer": "segformer",
     "dpt": "dpt",
 }
-ARCHITECTURES = ("unet", *_SMP_NAMES)
+# Stride of the finest map that is scored; the paper's three stand on VGG's classifier where the encoder is a VGG.
+_FCN_STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4}
+ARCHITECTURES = ("unet", *_FCN_STRIDES, "fcn-features", *_SMP_NAMES)
 
 # Dilated convolutions pad by more than this, often by more than the map is wide, which no reflection can fill.
 _WIDEST_REFLECTION = 4
@@ -71,7 +75,7 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Float (batch, in_channels, rows, cols) to logits (batch, classes, rows, cols)."""
         rows, cols = image.shape[-2:]
-        features = self.encoder(_mirror(_mirror(image, -2, self._run_size(rows)), -1, self._run_size(cols)))
+        features = self.encoder(mirror(mirror(image, -2, self._run_size(rows)), -1, self._run_size(cols)))
         # The transformers of dpt return their prefix tokens beside the features.
         decoded = self.decoder(*features) if isinstance(features, tuple) else self.decoder(features)
         return self.segmentation_head(self.dropout(decoded))[..., :rows, :cols]
@@ -80,13 +84,23 @@ class Segmenter(nn.Module):
         return max(self.least_size, math.ceil(size / self.size_divisor) * self.size_divisor)
 
 
-def _mirror(image: Tensor, dim: int, size: int) -> Tensor:
+def mirror(image: Tensor, dim: int, size: int) -> Tensor:
     """Lengthen a dimension at its end, mirrored back and forth as often as it takes (F.pad mirrors only once)."""
     if image.shape[dim] == size:
         return image
     period = max(2 * (image.shape[dim] - 1), 1)
     index = torch.arange(size, device=image.device) % period
     return image.index_select(dim, torch.minimum(index, period - index))
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """Logits with a channel per class: of one channel z, which means P(class 1) = sigmoid(z), the two channels [0, z].
+
+    Args:
+        logits: (batch, 1, rows, cols), to which a channel of zeros is put in front, or (batch, classes, rows, cols),
+            which are left as they are.
+    """
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,8 @@ class Architecture:
         classes: channels of the output.
         width: channels of the first stage of `unet`, doubled in each of the next four; the others take no notice.
         padding: how 3x3 convolutions and the like see past the border.
-        dropout: Dropout2d, in every stage of `unet`, before the head of the others (whose own dropout stays).
+        dropout: Dropout2d, in every stage of `unet`, before the deepest score of `fcn...s`, before the head of the others
+            (whose own dropout stays).
     """
 
     arch: str = "unet"
@@ -139,7 +154,12 @@ class Architecture:
     def build(self, encoder_weights: str | Path | None = None) -> Segmenter:
         """Build the network, in training mode, with random or given weights; see `create_model`."""
         weights = None if encoder_weights == "none" else encoder_weights
-        network = _build_unet(self, weights) if self.arch == "unet" else _build_smp(self, weights)
+        if self.arch == "unet":
+            network = _build_unet(self, weights)
+        elif self.arch in _SMP_NAMES:
+            network = _build_smp(self, weights)
+        else:
+            network = _build_fcn(self, weights)
         if self.padding == "reflect":
             _reflect_borders(network, self.encoder)
         network.least_size = _find_least_size(network, self)
@@ -183,20 +203,56 @@ def _build_unet(architecture: Architecture, encoder_weights: str | Path | None) 
     return Segmenter(encoder, decoder, head, size_divisor=16, dropout=0.0)
 
 
+def _build_fcn(architecture: Architecture, encoder_weights: str | Path | None) -> Segmenter:
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    arch, classes, dropout = architecture.arch, architecture.classes, architecture.dropout
+    with _encoder_named(architecture, encoder_weights) as fetch:
+        encoder = get_encoder(architecture.encoder, in_channels=architecture.in_channels, depth=5, weights=fetch)
+        channels = list(encoder.out_channels)
+        if len(channels) != 6 or 0 in channels[2:]:
+            raise ValueError(f"its maps have {channels} channels, needed are six of strides 1 to 32")
+    if encoder_weights is not None and fetch is None:
+        _load_encoder_weights(encoder, Path(encoder_weights), architecture.in_channels)
+    vgg = architecture.encoder.startswith("vgg")
+    if vgg:
+        # smp gives each map before it is pooled, which is a block of convolutions further on than in the paper.
+        encoder, channels = VGGPools(encoder.features), [channels[0], *channels[:4], channels[5]]
+    if arch == "fcn-features":
+        head = nn.Conv2d(FeatureDecoder.out_channels, classes, 1)
+        return Segmenter(encoder, FeatureDecoder(channels), head, size_divisor=32, dropout=dropout)
+    finest = _FCN_STRIDES[arch]
+    decoder = ScoreDecoder(channels, classes, finest=finest, dropout=dropout, classifier=vgg and finest > 4)
+    return Segmenter(encoder, decoder, nn.Identity(), size_divisor=32, dropout=0.0)
+
+
 def _build_smp(architecture: Architecture, encoder_weights: str | Path | None) -> Segmenter:
     # Importing smp takes longer than importing torch, and a `unet` bundle needs none of it.
     import segmentation_models_pytorch as smp
 
+    arch = architecture.arch
+    extra = {"dynamic_img_size": True} if arch == "dpt" else {}
+    with _encoder_named(architecture, encoder_weights) as fetch:
+        network = smp.create_model(
+            _SMP_NAMES[arch], architecture.encoder, fetch, architecture.in_channels, architecture.classes, **extra
+        )
+    if encoder_weights is not None and fetch is None:
+        _load_encoder_weights(network.encoder, Path(encoder_weights), architecture.in_channels)
+    # Encoders may halve five times whatever `output_stride` says: some do for a decoder that uses three halvings.
+    parts = network.encoder, network.decoder, network.segmentation_head
+    return Segmenter(*parts, size_divisor=32, dropout=architecture.dropout)
+
+
+@contextmanager
+def _encoder_named(architecture: Architecture, encoder_weights: str | Path | None) -> Iterator[str | bool | None]:
+    """Says in one line what is wrong with an encoder; yields what smp is told of weights to fetch."""
     arch, encoder = architecture.arch, architecture.encoder
     _check_encoder(encoder)
-    fetch: str | bool | None = None
-    if encoder_weights == "imagenet":
-        fetch = True if encoder.startswith("tu-") else "imagenet"
-    extra = {"dynamic_img_size": True} if arch == "dpt" else {}
     try:
-        network = smp.create_model(
-            _SMP_NAMES[arch], encoder, fetch, architecture.in_channels, architecture.classes, **extra
-        )
+        if encoder_weights == "imagenet":
+            yield True if encoder.startswith("tu-") else "imagenet"
+        else:
+            yield None
     except OSError as error:
         raise ModelError(
             f"the imagenet weights of {encoder} could not be fetched from huggingface.co, and are not in its cache: "
@@ -205,11 +261,6 @@ def _build_smp(architecture: Architecture, encoder_weights: str | Path | None) -
     except (ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
         reason = _one_line(error) or "it does not support this encoder"
         raise ModelError(f"{arch} cannot be built on {encoder} ({reason}): choose another --encoder") from error
-    if encoder_weights is not None and fetch is None:
-        _load_encoder_weights(network.encoder, Path(encoder_weights), architecture.in_channels)
-    # Encoders may halve five times whatever `output_stride` says: some do for a decoder that uses three halvings.
-    parts = network.encoder, network.decoder, network.segmentation_head
-    return Segmenter(*parts, size_divisor=32, dropout=architecture.dropout)
 
 
 def _check_encoder(encoder: str) -> None:

@@ -18,7 +18,7 @@ from geoseg.choices import Connectivity, Precision, TestTimeAugmentation
 from geoseg.errors import Faults, InputError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
 from geoseg.grid import grid
-from geoseg.inference import Predictor, choose_device, precision_name, predict_cores
+from geoseg.inference import Predictor, choose_device, choose_threshold, precision_name, predict_cores
 from geoseg.legend import IGNORE
 from geoseg.maps import file_names, open_map, sidecar_names, write_map_project, write_styles
 from geoseg.preflight import match_model, preflight_scenes
@@ -70,6 +70,7 @@ class _Options:
     margin: int | None
     batch_size: int
     tta: TestTimeAugmentation
+    threshold: float | None
     confidence: bool
     probabilities: bool
     polygons: bool
@@ -90,6 +91,7 @@ def predict(
     batch_size: int = 2,
     precision: Precision = "auto",
     device: str = "auto",
+    threshold: float | None = None,
     confidence: bool = True,
     probabilities: bool = False,
     polygons: bool = True,
@@ -109,10 +111,13 @@ def predict(
         bands: numbers or names of the scene's bands, in the model's order; None finds them.
         window: rows and columns that the network sees at once, margin included; None chooses.
         margin: pixels on each side that are seen but not written; None chooses.
-        tta: mean of the predictions of mirrored (`flips`) and turned (`d4`) copies of each window: steadier, slower.
+        tta: mean of the predictions of mirrored (`flips`) and turned (`d4`) copies of each window: steadier, slower; or
+            those of shifted copies, interleaved (`shifts`): sharper where the network is coarse, such as `fcn32s`.
         batch_size: windows a step.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        threshold: of a one-channel model: least probability of the second class where a pixel is said to be of it, above
+            0 and below 1; None takes the model's own.
         confidence: write the probability of the class chosen.
         probabilities: write the probability of every class.
         polygons: write polygons.
@@ -130,13 +135,15 @@ def predict(
         GeosegError: bad input or a full disk; no scene leaves part of its outputs behind.
     """
     options = _Options(
-        window, margin, batch_size, tta, confidence, probabilities, polygons, only, simplify, connectivity
+        window, margin, batch_size, tta, threshold, confidence, probabilities, polygons, only, simplify, connectivity
     )
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     faults = Faults()
     with faults.collect():
         bundle = open_bundle(model)
-        chosen_classes(bundle.legend, only)
+        with faults.collect():
+            chosen_classes(bundle.legend, only)
+        choose_threshold(bundle, threshold)
     with faults.collect():
         _choose_grid(BLOCK, BLOCK, options)
         choose_device(device)
@@ -151,7 +158,7 @@ def predict(
         with faults.collect():
             match_model(scene, bundle.image, bands)
     faults.raise_any()
-    predictor = Predictor(bundle, device=device, precision=precision, tta=tta)
+    predictor = Predictor(bundle, device=device, precision=precision, tta=tta, threshold=threshold)
     with bounded_cache():
         return [
             _predict_scene(

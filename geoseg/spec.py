@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from geoseg.choices import Scaling
+from geoseg.errors import InputError
+
+# Red, green and blue of the pictures that encoders are pretrained on, as shares of full brightness
+# (Krizhevsky et al. 2012; the figures that torchvision and timm publish with their weights).
+_IMAGENET_MEANS, _IMAGENET_STDS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,18 @@ class ImageSpec:
     def dtypes(self) -> tuple[str, ...]:
         return tuple(band.dtype for band in self.bands)
 
+    def scaled(self, scaling: Scaling) -> ImageSpec:
+        """The same bands, scaled in another way from the same statistics.
+
+        Raises:
+            InputError: `imagenet` for other than three bands.
+        """
+        bands = scale_bands(
+            [band.statistics for band in self.bands], names=self.names, sources=self.sources, dtypes=self.dtypes,
+            nodata=[band.nodata for band in self.bands], scaling=scaling,
+        )  # fmt: skip
+        return replace(self, bands=bands, scaling=scaling)
+
     def normalise(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Raw pixels (bands, rows, cols) to the network's input, float32 of the same shape.
 
@@ -130,7 +147,9 @@ class StatisticsSum:
 
     def add(self, pixels: np.ndarray, valid: np.ndarray) -> None:
         """Count the valid pixels of one chip: pixels (bands, rows, cols), valid (rows, cols) bool."""
-        values = pixels[:, valid].astype(np.float64)
+        values = pixels[:, valid].astype(
+            np.float64, order="C"
+        )  # the mask leaves them band by pixel the other way round
         count = values.shape[1]
         if count == 0:
             return
@@ -172,14 +191,25 @@ def scale_bands(
     `dataset`: mean and standard deviation of the training pixels, clipped at their lowest and highest value widened by
     a standard deviation, so that one wild pixel in a new scene does not drown its surroundings.
     `unit`: the range of the dtype (integers), or lowest to highest (floats). `percentile`: 1st to 99th, clipped there.
+    `imagenet`: as encoders pretrained on pictures expect red, green and blue; full brightness is 255 in 8-bit bands, and
+    the 99th percentile (darkness the 1st) in others.
+
+    Raises:
+        InputError: `imagenet` for other than three bands.
     """
-    bands = []
+    if scaling == "imagenet" and len(statistics) != 3:
+        raise InputError(f"--scale imagenet: three bands are needed, red, green and blue; found are {len(statistics)}")
+    bands: list[Band] = []
     for facts, name, source, dtype, missing in zip(statistics, names, sources, dtypes, nodata, strict=True):
         clip = (facts.min - facts.std, facts.max + facts.std)
         if scaling == "dataset":
             offset, scale = facts.mean, facts.std
         elif scaling == "percentile":
             offset, scale, clip = facts.p1, facts.p99 - facts.p1, (facts.p1, facts.p99)
+        elif scaling == "imagenet":
+            low, high = (0.0, 255.0) if dtype == "uint8" else (facts.p1, facts.p99)
+            color = len(bands)
+            offset, scale = low + _IMAGENET_MEANS[color] * (high - low), _IMAGENET_STDS[color] * (high - low)
         else:
             whole = np.issubdtype(np.dtype(dtype), np.integer)
             low, high = (0.0, float(np.iinfo(dtype).max)) if whole else (facts.min, facts.max)

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import csv
-import logging
-import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from geoseg.bundle import CARD, WEIGHTS, Bundle, open_bundle, write_bundle
-from geoseg.chips import ChipFolder, open_chips
-from geoseg.choices import Augment, Padding, Precision
-from geoseg.errors import DataWarning, Faults, GeosegError, InputError, ModelError
-from geoseg.files import refuse_existing, stage
+from geoseg.chips import ChipFolder
+from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling
+from geoseg.errors import DataWarning, Faults, GeosegError, InputError, LearningError, ModelError, OutputExistsError
+from geoseg.files import refuse_existing, stage, write_json
+from geoseg.fitting import LAST, Fitted, Machine, fit
 from geoseg.inference import choose_device, choose_precision, precision_name
-from geoseg.learning import ChipDataset, History, SegmentationTask, chip_loader
-from geoseg.losses import create_loss, parse_class_weights
-from geoseg.models import Architecture
+from geoseg.learning import SegmentationTask
+from geoseg.pictures import open_samples
+from geoseg.plan import Lesson, make_plan, prepare, read_plan
 from geoseg.progress import Progress, silent
-from geoseg.recipe import Recipe, load_recipe
 from geoseg.report import draw_curves
 from geoseg.split import SPLITS
 
 HISTORY = "history.csv"
 CURVES = "curves.png"
-
-_LIGHTNING_PRECISIONS: dict[torch.dtype, Any] = {
-    torch.float32: "32-true",
-    torch.bfloat16: "bf16-mixed",
-    torch.float16: "16-mixed",
-}
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+_PLAN = "run.json"
+_LARGEST_AUTO_BATCH = 64
 
 
 def train(
@@ -49,122 +44,234 @@ def train(
     width: int | None = None,
     encoder: str | None = None,
     encoder_weights: str | Path | None = None,
+    freeze_encoder: bool | None = None,
     padding: Padding | None = None,
     dropout: float | None = None,
+    scale: Scaling | None = None,
     loss: str | None = None,
     class_weights: str | None = None,
+    optimizer: str | None = None,
+    schedule: str | None = None,
     lr: float | None = None,
     weight_decay: float | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
-    augment: Augment | None = None,
+    batch_size: int | str | None = None,
+    accumulate: int | None = None,
+    augment: str | None = None,
+    crop: int | None = None,
+    sampling: Sampling | None = None,
+    ema: float | None = None,
+    early_stop: int | None = None,
+    gradient_clip: float | None = None,
+    save_every: int | None = None,
+    init: str | Path | None = None,
+    resume: bool = False,
+    max_time: str | None = None,
     precision: Precision = "auto",
     device: str = "auto",
+    devices: int = 1,
     workers: int | None = None,
     deterministic: bool = False,
+    logger: Logger = "csv",
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
     """Train a network on chips; the epoch with the best mean IoU on the validation chips is kept.
 
-    Ctrl-C keeps the best epoch so far: the bundle is written, then `KeyboardInterrupt` goes on its way.
+    Ctrl-C keeps the best epoch so far: the bundle is written, then `KeyboardInterrupt` goes on its way. After each epoch
+    a checkpoint stands in the folder `checkpoints` of the model; it goes when the run has ended by itself.
 
     Args:
-        chips: a folder made by `tile`.
+        chips: a folder made by `tile`, or of image and mask pairs made elsewhere.
         out: the model bundle.
-        recipe: a whole set-up by name; each option down to `augment` overrides it.
-        arch: `unet`, or any architecture of segmentation-models-pytorch (`unet++`, `deeplabv3plus`, ...).
+        recipe: a whole set-up by name; each option down to `save_every` overrides it.
+        arch: `unet`, `fcn8s`, ..., or any architecture of segmentation-models-pytorch (`unet++`, `deeplabv3plus`, ...).
         width: channels of the first stage of `unet`.
-        encoder: of the architectures of segmentation-models-pytorch.
+        encoder: of every architecture but `unet`.
         encoder_weights: `none`, `imagenet`, or a file of weights.
+        freeze_encoder: leave the encoder as it is.
         padding: `reflect` or `zeros`, at the borders of every convolution.
         dropout: probability, 0 to 1.
-        loss: `ce`, `dice`, or a sum such as `ce+dice`.
+        scale: `dataset`, `unit`, `percentile` or `imagenet`; None keeps the chips' own.
+        loss: `ce`, `bce` (a network of one channel), `dice`, ..., or a sum such as `ce+dice`; see `create_loss`.
         class_weights: `none`, `auto` (rare classes count for more), or a number per class such as `1,2.5`.
+        optimizer: `adamw`, `adam`, or `sgd:0.9` with its momentum.
+        schedule: `onecycle`, `cosine:0.01`, `poly`, `step:20:0.5` or `constant`, also after `warmup:5+` (epochs).
         lr: highest learning rate.
-        weight_decay: of AdamW.
+        weight_decay: of the optimiser.
         epochs: passes over the training chips.
-        batch_size: chips a step.
-        augment: `none`, `flips` or `d4`.
+        batch_size: chips a step; `auto` takes what fits into the memory of a GPU.
+        accumulate: steps whose gradients are added up before the weights change.
+        augment: a sum of `flips`, `d4`, `photometric`, ..., or `none`; see `parse_augment`.
+        crop: rows and columns cut at random from a chip; 0 takes the whole chip.
+        sampling: `uniform`, or `balanced` to draw chips with rare classes more often.
+        ema: decay of a moving average of the weights, which is what is judged and kept; 0 is none.
+        early_stop: end after so many epochs without a better mean IoU; 0 never does.
+        gradient_clip: largest norm of the gradient; 0 is none.
+        save_every: keep the weights of every so many epochs as well; 0 keeps the best only.
+        init: a bundle to start from; its network, its scaling of the bands and its weights are taken over.
+        resume: go on with a run that was cut off, with the options it had.
+        max_time: DD:HH:MM:SS after which training ends, with a whole bundle.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        devices: how many, each with a process and batches of its own.
         workers: processes that read chips; None chooses.
         deterministic: only algorithms that give the same weights each time.
+        logger: `csv`, or `tensorboard` beside it.
         seed: of the weights, the order of chips, augmentation and dropout.
-        overwrite: replace an earlier bundle.
+        overwrite: replace an earlier bundle, or what an unfinished run has left.
         progress: called after each step.
 
     Returns:
         The bundle.
 
     Raises:
+        LearningError: the loss is no longer a number; the best epoch before that is kept, if there was one.
         GeosegError: bad input; nothing is left behind.
     """
-    faults = Faults()
+    options: dict[str, Any] = {
+        "encoder_weights": None if encoder_weights is None else str(encoder_weights),
+        "batch_size": None if batch_size == "auto" else batch_size,
+        "arch": arch, "width": width, "encoder": encoder, "freeze_encoder": freeze_encoder, "padding": padding,
+        "dropout": dropout, "scale": scale, "loss": loss, "class_weights": class_weights, "optimizer": optimizer,
+        "schedule": schedule, "lr": lr, "weight_decay": weight_decay, "epochs": epochs, "accumulate": accumulate,
+        "augment": augment, "crop": crop, "sampling": sampling, "ema": ema, "early_stop": early_stop,
+        "gradient_clip": gradient_clip, "save_every": save_every,
+    }  # fmt: skip
+    out, faults = Path(out), Faults()
+    checkpoints = out / CHECKPOINTS
+    unfinished = (checkpoints / _PLAN).exists()
+    resumed = resume and unfinished
     with faults.collect():
-        refuse_existing([Path(out) / name for name in (CARD, WEIGHTS, HISTORY, CURVES)], overwrite)
+        _refuse_earlier(out, unfinished, resumed or overwrite)
     with faults.collect():
-        folder = open_chips(chips)
+        folder = open_samples(chips, progress=progress)
         _refuse_empty(folder)
     with faults.collect():
-        chosen = load_recipe(recipe).override(
-            arch=arch, width=width, encoder=encoder, padding=padding, dropout=dropout, loss=loss,
-            class_weights=class_weights, lr=lr,
-            weight_decay=weight_decay, epochs=epochs, batch_size=batch_size, augment=augment,
-        )  # fmt: skip
-        create_loss(chosen.loss)
-    with faults.collect():
         processor = choose_device(device)
-    faults.raise_any()
-
-    weights = parse_class_weights(chosen.class_weights, folder.class_pixels("train").tolist())
-    loss_function = create_loss(chosen.loss, class_weights=weights)
-    architecture = Architecture(
-        chosen.arch,
-        chosen.encoder,
-        len(folder.image.bands),
-        len(folder.legend),
-        chosen.width,
-        chosen.padding,
-        chosen.dropout,
-    )
-    torch.manual_seed(seed)
-    task = SegmentationTask(architecture.build(encoder_weights), loss_function, folder, chosen, seed)
-    with stage(out, last=CARD, replaces=_earlier_files(Path(out)), overwrite=overwrite) as staging:
-        run = _Run(folder, chosen, processor, choose_precision(processor, precision), workers, deterministic, seed)
-        learned, history, interruption = run.fit(task, staging, progress)
-        _write_history(staging / HISTORY, history)
-        draw_curves(history.rows, staging / CURVES)
-        best = _best(history)
-        facts = {
-            "recipe": recipe, **chosen.to_dict(), "seed": seed, "precision": precision_name(run.dtype), "device": processor.type,
-            "epochs_run": len(history.rows), "best_epoch": best + 1,
-            "seconds": round(sum(row["seconds"] for row in history.rows), 1), "versions": _versions(),
-            "chips": {split: len(folder.of(split)) for split in SPLITS},
-        }  # fmt: skip
-        metrics = history.scores[best] if history.scores else {}
-        write_bundle(
-            staging, learned, architecture=architecture, image=folder.image, legend=folder.legend, training=facts,
-            metrics=metrics,
+        machine = Machine(
+            processor, _checked_devices(processor, devices), choose_precision(processor, precision), workers,
+            deterministic, _checked_time(max_time), out / TENSORBOARD if logger == "tensorboard" else None,
         )  # fmt: skip
-    if interruption is not None:
-        raise interruption
+    faults.raise_any()
+    automatic = batch_size == "auto"
+    if automatic:
+        options["batch_size"] = _largest_batch(folder, machine)
+    plan = read_plan(checkpoints / _PLAN, options, folder) if resumed else make_plan(recipe, options, init, seed)
+    if resume and not unfinished:
+        warnings.warn(f"{out}: no unfinished run is here, so a new one begins", DataWarning, stacklevel=2)
+    lesson = prepare(plan, folder)
+    with stage(out, last=CARD, replaces=_earlier_files(out), overwrite=overwrite or resumed) as staging:
+        lesson, fitted = _fit(lesson, machine, checkpoints, resumed, automatic, progress)
+        _write(staging, lesson, fitted, machine)
+    if fitted.interruption is None or isinstance(fitted.interruption, LearningError):
+        _clear(checkpoints)
+    if isinstance(fitted.interruption, LearningError):
+        kept = f"{out} holds epoch {_best(fitted) + 1}, the best before"
+        raise LearningError(f"{fitted.interruption}; {kept}") from fitted.interruption
+    if fitted.interruption is not None:
+        raise fitted.interruption
     return open_bundle(out)
+
+
+def _refuse_earlier(out: Path, unfinished: bool, allowed: bool) -> None:
+    if unfinished and not allowed:
+        raise OutputExistsError(
+            f"{out}: an unfinished run is here; go on with it by --resume, or begin anew with --overwrite"
+        )
+    refuse_existing([out / name for name in (CARD, WEIGHTS, HISTORY, CURVES)], allowed)
 
 
 def _refuse_empty(folder: ChipFolder) -> None:
     for split in ("train", "val"):
         if folder.of(split) and not folder.class_pixels(split).any():
             raise InputError(
-                f"{folder.path}: no labelled pixel in the {split} chips; make the chips again with other labels"
+                f"{folder.path}: no labelled pixel in the {split} chips; cut them from other scenes or labels"
             )
     if not folder.of("train"):
-        raise InputError(f"{folder.path}: no training chips; make the chips again with another --split")
+        raise InputError(f"{folder.path}: no training chips found; cut them with another --split")
     if not folder.of("val"):
         warnings.warn(
             f"{folder.path}: no validation chips, so the last epoch is kept, not the best", DataWarning, stacklevel=3
         )
+
+
+def _checked_time(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text):
+        raise InputError(f"--max-time {text}: days, hours, minutes and seconds are needed, such as 00:00:20:00")
+    return text
+
+
+def _checked_devices(device: torch.device, devices: int) -> int:
+    there = {"cpu": None, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    if devices < 1 or (there is not None and devices > there):
+        raise ModelError(f"--devices {devices}: 1 to {there} are possible with --device {device.type}")
+    return devices
+
+
+def _largest_batch(folder: ChipFolder, machine: Machine) -> int | None:
+    """The batch to try first on a GPU: eight steps an epoch at least. A CPU is as fast with small ones."""
+    if machine.device.type == "cpu":
+        return None
+    chips = len(folder.of("train")) // 8
+    return max(1, min(_LARGEST_AUTO_BATCH, 2 ** max(chips.bit_length() - 1, 0)))
+
+
+def _fit(
+    lesson: Lesson, machine: Machine, checkpoints: Path, resumed: bool, automatic: bool, progress: Progress
+) -> tuple[Lesson, Fitted]:
+    """Train, with half the batch where it does not fit into memory; the weights change as often as before.
+
+    Returns:
+        The lesson as it was learned in the end, and what was learned.
+    """
+    if not resumed:
+        _clear(checkpoints)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    try:
+        while True:
+            plan, folder = lesson.plan, lesson.folder
+            write_json(checkpoints / _PLAN, plan.to_dict(folder))
+            network = lesson.network(blank=resumed)
+            task = SegmentationTask(network, lesson.loss, folder.legend, plan.recipe, plan.seed)
+            try:
+                return lesson, fit(
+                    task, folder, lesson.image, plan.recipe, machine, checkpoints, seed=plan.seed, resume=resumed,
+                    progress=progress,
+                )  # fmt: skip
+            except torch.OutOfMemoryError:
+                lesson = _halved(lesson, automatic)
+    except BaseException:
+        if not (checkpoints / LAST).exists():
+            _clear(checkpoints)
+        raise
+
+
+def _halved(lesson: Lesson, automatic: bool) -> Lesson:
+    recipe = lesson.plan.recipe
+    size = recipe.batch_size // 2
+    if size < 1:
+        raise ModelError("--batch-size 1 does not fit into memory; use a smaller --crop, --width or --encoder")
+    accumulate = recipe.accumulate if automatic else 2 * recipe.accumulate
+    if not automatic:
+        warnings.warn(
+            f"--batch-size {recipe.batch_size} does not fit into memory, so training goes on with {size} and "
+            f"--accumulate {accumulate}", DataWarning, stacklevel=3,
+        )  # fmt: skip
+    smaller = recipe.override(batch_size=size, accumulate=accumulate)
+    return replace(lesson, plan=replace(lesson.plan, recipe=smaller))
+
+
+def _clear(checkpoints: Path) -> None:
+    """Take away what a run goes on from; the weights of `--save-every` stay."""
+    if not checkpoints.is_dir():
+        return
+    for path in checkpoints.iterdir():
+        if path.suffix != ".safetensors":
+            path.unlink()
+    if not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
 
 
 def _earlier_files(out: Path) -> list[str]:
@@ -175,98 +282,37 @@ def _earlier_files(out: Path) -> list[str]:
     return [WEIGHTS, HISTORY, CURVES]
 
 
-class _Run:
-    """One run of Lightning's trainer."""
-
-    def __init__(
-        self, folder: ChipFolder, recipe: Recipe, device: torch.device, dtype: torch.dtype, workers: int | None,
-        deterministic: bool, seed: int,
-    ) -> None:  # fmt: skip
-        self.folder, self.recipe, self.device, self.seed = folder, recipe, device, seed
-        self.dtype = dtype
-        self.deterministic = deterministic
-        # On a CPU the network wants every core; on a GPU reading must not keep it waiting.
-        self.workers = workers if workers is not None else (min(8, os.cpu_count() or 1) if device.type == "cuda" else 0)
-
-    def fit(
-        self, task: SegmentationTask, staging: Path, progress: Progress
-    ) -> tuple[dict[str, torch.Tensor], History, BaseException | None]:
-        """Train; returns the weights of the best epoch, the history, and the Ctrl-C that ended it early, if one did."""
-        training = ChipDataset(self.folder, "train", augmentation=self.recipe.augment, seed=self.seed)
-        validation = ChipDataset(self.folder, "val")
-        size = self.recipe.batch_size
-        train_loader = chip_loader(training, batch_size=size, workers=self.workers, training=True)
-        val_loader = (
-            chip_loader(validation, batch_size=size, workers=self.workers, training=False) if validation else None
-        )
-        history = History(progress, validates=val_loader is not None)
-        keep = ModelCheckpoint(
-            staging / "checkpoints", filename="best", save_weights_only=True, monitor="val_miou" if val_loader else None,
-            mode="max",
-        )  # fmt: skip
-        interruption = None
-        with _quiet_lightning():
-            trainer = lightning.Trainer(
-                accelerator="gpu" if self.device.type == "cuda" else self.device.type,
-                devices=[self.device.index or 0] if self.device.type == "cuda" else 1,
-                precision=_LIGHTNING_PRECISIONS[self.dtype], max_epochs=self.recipe.epochs, deterministic=self.deterministic,
-                callbacks=[history, keep], logger=False, enable_progress_bar=False, enable_model_summary=False,
-                num_sanity_val_steps=0, default_root_dir=staging,
-            )  # fmt: skip
-            try:
-                trainer.fit(task, train_loader, val_loader)
-            except (SystemExit, KeyboardInterrupt) as stop:
-                # Lightning turns Ctrl-C into exit(1); the exit of a SIGTERM handler passes as it is.
-                interruption = KeyboardInterrupt() if isinstance(stop, SystemExit) and stop.code == 1 else stop
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
-                    raise ModelError(
-                        f"--batch-size {size} does not fit into memory; use half of it, or a smaller --width"
-                    ) from error
-                raise
-        if not keep.best_model_path or not history.rows:
-            raise interruption or GeosegError("training ended before the first epoch was over")
-        state = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        for path in sorted((staging / "checkpoints").rglob("*"), reverse=True):
-            path.unlink()
-        (staging / "checkpoints").rmdir()
-        return (
-            {name.removeprefix("network."): weight for name, weight in state.items() if name.startswith("network.")},
-            history,
-            interruption,
-        )
+def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> None:
+    plan, rows = lesson.plan, fitted.rows
+    _write_history(staging / HISTORY, rows)
+    draw_curves(rows, staging / CURVES)
+    best = _best(fitted)
+    facts = {
+        "recipe": plan.recipe_name, **plan.recipe.to_dict(), "init": plan.init and Path(plan.init).name,
+        "seed": plan.seed, "precision": precision_name(machine.dtype), "device": machine.device.type,
+        "devices": machine.devices, "epochs_run": len(rows), "best_epoch": best + 1,
+        "seconds": round(sum(row["seconds"] for row in rows), 1), "versions": _versions(),
+        "chips": {split: len(lesson.folder.of(split)) for split in SPLITS},
+    }  # fmt: skip
+    write_bundle(
+        staging, fitted.weights, architecture=lesson.architecture, image=lesson.image, legend=lesson.folder.legend,
+        training=facts, metrics=fitted.scores[best] if fitted.scores else {},
+    )  # fmt: skip
 
 
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice to developers out of a user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for module in ("lightning", "torch"):
-                warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _best(history: History) -> int:
+def _best(fitted: Fitted) -> int:
     """Index of the epoch that was kept: the first of the best, or the last where nothing was validated."""
-    if not history.scores:
-        return len(history.rows) - 1
-    figures = [row["val_miou"] for row in history.rows]
+    if not fitted.scores:
+        return len(fitted.rows) - 1
+    figures = [row["val_miou"] for row in fitted.rows]
     return figures.index(max(figures))
 
 
-def _write_history(path: Path, history: History) -> None:
+def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(history.rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(history.rows)
+        writer.writerows(rows)
 
 
 def _versions() -> dict[str, Any]:

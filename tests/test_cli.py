@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 import geoseg
 from geoseg.cli import SHARED, cli
 from geoseg.errors import DataWarning, PreflightError, RasterError
-from geoseg.recipe import recipe_names
+from geoseg.recipe import describe_recipes
 
 COMMANDS = sorted(cli.commands)
 PROCESS = [sys.executable, "-m", "geoseg"]
@@ -92,7 +92,7 @@ def test_the_defaults_are_those_of_the_function(name):
     line = [
         word for param in needed for word in ([] if isinstance(param, click.Argument) else [param.opts[-1]]) + ["x"]
     ]
-    given = cli.commands[name].make_context(name, line, parent=click.Context(cli)).params
+    given = cli.commands[name].make_context(name, line, parent=click.Context(cli, **cli.context_settings)).params
     parameters = own_parameters(name)
     assert {param.name for param in needed} == {key for key, p in parameters.items() if p.default is p.empty}
     defaults = {
@@ -147,7 +147,7 @@ def test_underscores_are_taken_for_dashes(tiling):
 
 def test_the_recipes_are_listed():
     shown = geoseg_cli("train", "--recipe", "list")
-    assert (shown.exit_code, shown.stdout.split(), shown.stderr) == (0, recipe_names(), "")
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, describe_recipes() + "\n", "")
 
 
 # --- what goes where
@@ -327,7 +327,7 @@ def config(tmp_path: Path) -> Callable[[str], Path]:
 def params(*arguments: object) -> dict[str, object]:
     """What a command would be called with."""
     name, *rest = map(str, arguments)
-    return cli.commands[name].make_context(name, rest, parent=click.Context(cli)).params
+    return cli.commands[name].make_context(name, rest, parent=click.Context(cli, **cli.context_settings)).params
 
 
 def test_a_config_sets_defaults(config):

@@ -1,6 +1,9 @@
-"""Windows are put together again without a seam, a gap or a pixel twice."""
+"""Windows are put together again without a seam, a gap or a pixel twice, however a network has looked at them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +11,22 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from geoseg.errors import ModelError
+import geoseg
+from geoseg.bundle import Bundle, write_bundle
+from geoseg.errors import InputError, MissingFileError, ModelError, PreflightError
 from geoseg.grid import grid
-from geoseg.inference import Prediction, choose_device, choose_precision, has_bf16_units, predict_cores
+from geoseg.inference import (
+    Prediction,
+    Predictor,
+    choose_device,
+    choose_precision,
+    has_bf16_units,
+    predict_cores,
+)
 from geoseg.legend import parse_legend
+from geoseg.models import Architecture, Segmenter
 from geoseg.scenes import describe_scene
+from geoseg.spec import BandStatistics, ImageSpec, scale_bands
 
 
 class NeighbourMean:
@@ -91,3 +105,203 @@ def test_a_device_that_is_not_there_is_one_line(device, words):
     with pytest.raises(ModelError, match=words) as caught:
         choose_device(device)
     assert "\n" not in str(caught.value)
+
+
+# Networks with an answer that can be computed, in a bundle that asks for a threshold or for none
+
+
+class Coarse(torch.nn.Module):
+    """The mean of each cell of `stride` pixels, spread over the cell, as the logits."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.cells = torch.nn.Sequential(torch.nn.AvgPool2d(stride), torch.nn.Upsample(scale_factor=stride))
+
+    def forward(self, image):
+        return self.cells(image)
+
+
+def make_predictor(monkeypatch, network, classes=1, stride=16, own=0.5, **options):
+    """A predictor whose network takes the raw values of one band; `own` is the threshold of its bundle."""
+    statistics = BandStatistics(0.0, 1.0, -50.0, 50.0, -40.0, 40.0)
+    bands = scale_bands([statistics], names=["band"], sources=[1], dtypes=["float32"], nodata=[None])
+    image, legend = ImageSpec(bands, 1, 10.0, 64), parse_legend("0=low,1=high")
+    bundle = Bundle(Path("model"), Architecture(in_channels=1, classes=classes), image, legend, {}, {}, "", own)
+    nothing = torch.nn.Identity()
+    segmenter = Segmenter(network, nothing, nothing, size_divisor=stride, dropout=0.0).eval()
+    monkeypatch.setattr(Bundle, "network", lambda self: segmenter)
+    return Predictor(bundle, device="cpu", precision="fp32", **options)
+
+
+def high(predictor, *bands, valid=True):
+    """Probabilities of the class `high` in windows of one band."""
+    made = predictor([(band[None].astype(np.float32), np.full(band.shape, valid)) for band in bands])
+    return [prediction.probabilities[1] for prediction in made]
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+@pytest.mark.parametrize(("stride", "shape"), [(16, (37, 61)), (16, (16, 48)), (16, (3, 5)), (16, (1, 1)), (16, (2, 40)),
+                                               (4, (13, 9)), (2, (7, 4)), (6, (20, 11)), (1, (5, 3))])  # fmt: skip
+def test_each_pixel_of_shifts_is_of_the_cell_that_lies_best_around_it(monkeypatch, rng, stride, shape):
+    band = rng.normal(0, 2, shape)
+    (found,) = high(make_predictor(monkeypatch, Coarse(stride), stride=stride, tta="shifts"), band)
+    # The cells of all shifts begin here; each pixel takes the one whose centre is nearest, and the later if two are.
+    starts = {cell * stride - number * stride // 4 for number in range(4) for cell in range(80)}
+    best = [
+        min(starts, key=lambda start: (abs(2 * (pixel - start) - stride + 1), -start)) for pixel in range(max(shape))
+    ]
+    mirrored = np.pad(band, stride, "reflect")  # so that cell (0, 0) begins at pixel (stride, stride)
+    expected = np.empty(shape)
+    for row, col in np.ndindex(shape):
+        top, left = best[row] + stride, best[col] + stride
+        expected[row, col] = mirrored[top : top + stride, left : left + stride].mean()
+    np.testing.assert_allclose(found, sigmoid(expected), atol=1e-5)
+
+
+def test_shifts_sharpen_a_coarse_network(monkeypatch):
+    rows, cols = np.indices((96, 131))
+    truth = rows + 0.4 * cols > 70
+    logits = np.where(truth, 6.0, -6.0)
+    errors = {}
+    for tta in ("none", "flips", "shifts"):
+        (found,) = high(make_predictor(monkeypatch, Coarse(16), tta=tta), logits)
+        errors[tta] = (np.abs(found - truth).mean(), ((found >= 0.5) != truth).mean())
+    for error, other in zip(errors["shifts"], errors["none"], strict=True):
+        assert error < 0.6 * other
+    assert errors["shifts"] < errors["flips"]
+
+
+@pytest.mark.parametrize("tta", ["flips", "d4", "shifts"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 50)])
+@pytest.mark.parametrize("stride", [1, 6, 16, 32])
+def test_a_pixelwise_network_is_the_same_from_every_view(monkeypatch, rng, tta, shape, stride):
+    bands = rng.normal(0, 3, (2, *shape))
+    network = torch.nn.Identity()
+    plain = high(make_predictor(monkeypatch, network, stride=stride), *bands)
+    viewed = high(make_predictor(monkeypatch, network, stride=stride, tta=tta), *bands)
+    np.testing.assert_allclose(plain, sigmoid(bands), atol=1e-6)
+    np.testing.assert_allclose(viewed, plain, atol=1e-6)
+
+
+# One-channel networks
+
+
+@pytest.mark.parametrize(("own", "given", "used"), [(0.5, None, 0.5), (0.3, None, 0.3), (0.3, 0.7, 0.7)])
+def test_a_pixel_is_of_the_second_class_from_the_threshold_on(monkeypatch, own, given, used):
+    logits = np.linspace(-3, 3, 35).reshape(5, 7)  # 0 is one of them, where the probability is 0.5
+    predictor = make_predictor(monkeypatch, torch.nn.Identity(), own=own, threshold=given)
+    valid = np.ones((5, 7), bool)
+    valid[0] = False
+    (found,) = predictor([(logits[None].astype(np.float32), valid)])
+    np.testing.assert_allclose(found.probabilities[:, valid].sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_allclose(found.probabilities[1][valid], sigmoid(logits)[valid], atol=1e-6)
+    np.testing.assert_array_equal(found.indices, np.where(valid, sigmoid(logits) >= used, 255))
+    chosen = np.where(found.indices == 1, sigmoid(logits), 1 - sigmoid(logits))
+    np.testing.assert_allclose(found.confidence[valid], chosen[valid], atol=1e-6)
+
+
+def test_the_threshold_is_held_against_the_mean_of_the_views(monkeypatch):
+    slope = np.broadcast_to(np.linspace(-4, 4, 24), (24, 24))
+
+    class Columnwise(torch.nn.Module):
+        def forward(self, image):
+            return torch.linspace(-4, 4, image.shape[-1]).expand(len(image), 1, *image.shape[-2:])
+
+    for threshold, share in ((0.49, 1), (0.51, 0)):
+        predictor = make_predictor(monkeypatch, Columnwise(), stride=1, tta="flips", threshold=threshold)
+        (found,) = predictor([(slope[None].astype(np.float32), np.ones((24, 24), bool))])
+        assert found.indices.mean() == share
+
+
+def test_a_channel_per_class_needs_no_threshold(monkeypatch):
+    class TwoChannels(torch.nn.Module):
+        def forward(self, image):
+            return torch.cat([-image, image], dim=1)
+
+    predictor = make_predictor(monkeypatch, TwoChannels(), classes=2, own=0.9)
+    assert predictor.threshold is None
+    (found,) = predictor([(np.array([[[-1, 0.1, 2]]], np.float32), np.ones((1, 3), bool))])
+    np.testing.assert_array_equal(found.indices, [[0, 1, 1]])
+
+
+OWN = 0.4
+"""Threshold of the bundles that `made` makes."""
+
+
+@pytest.fixture
+def made(write_scene, rng, tmp_path) -> Callable[[int], Path]:
+    """A scene, its chips, and a function that makes a bundle of so many channels, with random weights."""
+    labels = np.kron(rng.integers(0, 2, (8, 8)), np.ones((5, 5), int)).astype(np.uint8)
+    scene = write_scene("scene.tif", rng.integers(1, 999, (2, 40, 40), dtype=np.uint16), nodata=0)
+    chips = geoseg.tile(
+        scene, labels=write_scene("labels.tif", labels), out=tmp_path / "chips", chip_size=8, classes="0=other,1=crop"
+    )
+
+    def make(channels: int) -> Path:
+        model = tmp_path / f"model_{channels}"
+        model.mkdir()
+        torch.manual_seed(0)
+        architecture = Architecture(in_channels=2, classes=channels, width=2)
+        # The convolutions' own beginning lets the signal die away, and every pixel would get the same probability.
+        weights = {
+            name: 2.4 * weight if weight.ndim == 4 else weight
+            for name, weight in architecture.build().state_dict().items()
+        }
+        write_bundle(
+            model, weights, architecture=architecture, image=chips.image, legend=chips.legend,
+            training={}, metrics={}, threshold=OWN,
+        )  # fmt: skip
+        return model
+
+    return make
+
+
+def test_predict_and_evaluate_take_a_threshold(made, tmp_path):
+    model, of_crop = made(1), {}
+    for number in (None, OWN, 0.0001, 0.9999):
+        (mapped,) = geoseg.predict(
+            tmp_path / "scene.tif", model=model, out=tmp_path / f"map_{number}", threshold=number, polygons=False
+        )
+        report = geoseg.evaluate(
+            tmp_path / "chips", model=model, out=tmp_path / f"report_{number}", threshold=number, bootstrap=1
+        )
+        assert mapped.facts["options"]["threshold"] == number
+        confusion = np.array(report.metrics["confusion"])
+        of_crop[number] = (mapped.classes[1]["share"], confusion[:, 1].sum() / confusion.sum())
+    assert of_crop[0.0001] == (1, 1)
+    assert of_crop[0.9999] == (0, 0)
+    assert of_crop[None] == of_crop[OWN]
+    assert all(0 < share < 1 for share in of_crop[None])
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("channels", "threshold", "words"),
+    [(2, 0.4, "has a channel per class"), (1, 0.0, "above 0 and below 1"), (1, float("nan"), "above 0 and below 1")],
+)
+def test_a_threshold_that_cannot_be_is_one_line(made, tmp_path, verb, channels, threshold, words):
+    path = tmp_path / ("scene.tif" if verb == "predict" else "chips")
+    with pytest.raises(ModelError, match=words) as caught:
+        getattr(geoseg, verb)(path, model=made(channels), out=tmp_path / "out", threshold=threshold)
+    assert str(caught.value).startswith(f"--threshold {threshold}: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_threshold_is_told_among_other_faults(made, tmp_path):
+    with pytest.raises(PreflightError) as caught:
+        geoseg.predict(tmp_path / "no.tif", model=made(2), out=tmp_path / "out", threshold=0.4, only="forest")
+    for fault, word in zip(caught.value.faults, ["forest", "--threshold", "no.tif"], strict=True):
+        assert word in str(fault)
+
+
+def test_two_maps_have_no_threshold(tmp_path):
+    with pytest.raises(PreflightError) as caught:
+        geoseg.evaluate(tmp_path / "a.tif", tmp_path / "b.tif", out=tmp_path / "out", threshold=0.4)
+    threshold, missing = caught.value.faults
+    assert isinstance(threshold, InputError)
+    assert "a.tif is a map already" in str(threshold)
+    assert isinstance(missing, MissingFileError)

@@ -9,9 +9,9 @@ from typing import get_args
 
 import pytest
 
-from geoseg.choices import Augment, Padding
+from geoseg.choices import Padding
 from geoseg.errors import ModelError
-from geoseg.recipe import Recipe, load_recipe, recipe_names
+from geoseg.recipe import Recipe, describe_recipes, load_recipe, recipe_names
 
 
 def test_there_is_a_default():
@@ -26,7 +26,6 @@ def test_a_recipe_says_each_thing_once_and_nothing_else(name):
     recipe = load_recipe(name)
     assert recipe.to_dict() == written
     assert recipe.padding in get_args(Padding)
-    assert recipe.augment in get_args(Augment)
     assert recipe.override() == recipe  # every number within its range
 
 
@@ -44,6 +43,12 @@ def test_only_what_is_given_overrides():
         ("batch_size", -1, "--batch-size -1: 1 or more"),
         ("lr", -0.1, "--lr -0.1: 0 or more"),
         ("weight_decay", -1e-9, "--weight-decay -1e-09: 0 or more"),
+        ("accumulate", 0, "--accumulate 0: 1 or more"),
+        ("crop", -1, "--crop -1: 0 or more"),
+        ("ema", 1.0, r"--ema 1\.0: 0 \(none\) or more, and less than 1"),
+        ("sampling", "fair", "--sampling fair: known are uniform, balanced"),
+        ("scale", "z", "--scale z: known are dataset, unit, percentile, imagenet"),
+        ("padding", "mirror", "--padding mirror: known are reflect, zeros"),
     ],
 )
 def test_numbers_out_of_range_are_refused(option, value, said):
@@ -58,3 +63,9 @@ def test_another_name_is_met_with_a_guess():
         load_recipe("../default")
     with pytest.raises(ModelError, match=r"'xyz' is not known; known: .*default"):
         load_recipe("xyz")
+
+
+def test_the_list_says_what_each_recipe_is():
+    lines = describe_recipes().splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert all(len(line.split()) > 5 for line in lines)

@@ -1,0 +1,308 @@
+"""One run of Lightning's trainer over chips: what it is given, what it leaves on disk to go on from, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import safetensors.torch
+import torch
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging
+
+from geoseg.augment import parse_augment
+from geoseg.chips import ChipFolder
+from geoseg.errors import DataWarning, GeosegError, LearningError, ModelError
+from geoseg.files import settle
+from geoseg.learning import History, SegmentationTask
+from geoseg.progress import Progress
+from geoseg.recipe import Recipe
+from geoseg.samples import ChipDataset, training_loader, validation_loader
+from geoseg.spec import ImageSpec
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+_SAVING_SHARE = 0.05  # of the time at the most goes into checkpoints that are not the best
+_PRECISIONS: dict[torch.dtype, Any] = {
+    torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is run on, none of which shall change what is learnt.
+
+    Attributes:
+        device: of the network.
+        devices: how many of them, each with a process of its own.
+        dtype: of the multiplications.
+        workers: processes that read chips; None chooses.
+        deterministic: only algorithms that give the same weights each time.
+        max_time: DD:HH:MM:SS after which training ends.
+        tensorboard: folder of TensorBoard's files; None for none.
+    """
+
+    device: torch.device
+    devices: int
+    dtype: torch.dtype
+    workers: int | None
+    deterministic: bool
+    max_time: str | None
+    tensorboard: Path | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run has learnt.
+
+    Attributes:
+        weights: of the best epoch, by name.
+        rows: the history, see `History`.
+        scores: all validation scores of each epoch.
+        interruption: what ended it before its time, to be raised when the weights are safe.
+    """
+
+    weights: dict[str, torch.Tensor]
+    rows: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+    interruption: BaseException | None
+
+
+class ChipModule(lightning.LightningDataModule):
+    """The loaders, made in the process that uses them."""
+
+    def __init__(self, folder: ChipFolder, image: ImageSpec, recipe: Recipe, workers: int, seed: int) -> None:
+        super().__init__()
+        self._recipe, self._workers = recipe, workers
+        # Never larger than a chip: what is filled up teaches nothing. Always given: pictures differ in size.
+        crop = min(recipe.crop or folder.image.chip_size, folder.image.chip_size)
+        self._train = ChipDataset(
+            folder, "train", image, augmentation=parse_augment(recipe.augment), crop=crop, seed=seed
+        )
+        self._val = ChipDataset(folder, "val", image)
+
+    def train_dataloader(self) -> Any:
+        # Lightning begins to iterate before it tells the sampler which epoch a resumed run is in.
+        assert self.trainer is not None
+        self._train.epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        return training_loader(self._train, sampling=self._recipe.sampling, **self._shares())
+
+    def val_dataloader(self) -> Any:
+        return validation_loader(self._val, **self._shares())
+
+    def _shares(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return {
+            "batch_size": self._recipe.batch_size, "workers": self._workers, "rank": self.trainer.global_rank,
+            "ranks": self.trainer.world_size,
+        }  # fmt: skip
+
+
+class Checkpoints(Checkpoint):
+    """Keeps what a run goes on from (the last epoch, and the one before it), and the best epoch.
+
+    A checkpoint takes its name when it is whole. Those that are not the best are left out where they would take more
+    than a twentieth of the time: a resumed run then starts a few epochs earlier.
+    """
+
+    def __init__(self, folder: Path, *, save_every: int) -> None:
+        self._folder, self._save_every = folder, save_every
+        self._best = float("-inf")
+        self._saved, self._cost = time.monotonic(), 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best = state_dict["best"]
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        epoch, started = trainer.current_epoch + 1, time.monotonic()
+        figure = trainer.callback_metrics.get("val_miou")
+        best = figure is None or float(figure) > self._best
+        numbered = bool(self._save_every) and epoch % self._save_every == 0
+        wanted = best or numbered or epoch == trainer.max_epochs or started - self._saved >= self._cost / _SAVING_SHARE
+        if not trainer.strategy.broadcast(wanted):
+            return
+        if best and figure is not None:
+            self._best = float(figure)
+        self._save(trainer, best)
+        if numbered and trainer.is_global_zero:
+            weights = {name: tensor.contiguous() for name, tensor in _weights(self._folder / LAST).items()}
+            safetensors.torch.save_file(weights, self._folder / f"epoch_{epoch:03d}.safetensors")
+        self._saved = time.monotonic()
+        self._cost = self._saved - started
+
+    def _save(self, trainer: lightning.Trainer, best: bool) -> None:
+        last, partial = self._folder / LAST, self._folder / f".{LAST}.part"
+        trainer.save_checkpoint(partial)  # a task of all processes, of which one writes
+        if not trainer.is_global_zero:
+            return
+        if last.exists():
+            os.replace(last, self._folder / PREVIOUS)
+        settle(partial, last)
+        if best:
+            # Another name for the same file: `last` will be replaced, never written to.
+            link = self._folder / f".{BEST}.part"
+            link.unlink(missing_ok=True)
+            os.link(last, link)
+            os.replace(link, self._folder / BEST)
+
+
+def fit(
+    task: SegmentationTask, folder: ChipFolder, image: ImageSpec, recipe: Recipe, machine: Machine, checkpoints: Path, *,
+    seed: int, resume: bool, progress: Progress,
+) -> Fitted:  # fmt: skip
+    """Train until the epochs, the time or the patience end, or something else does.
+
+    Args:
+        task: the network, changed by this.
+        folder: the chips.
+        image: how they are scaled.
+        recipe: how to train.
+        machine: on what.
+        checkpoints: folder of the checkpoints, there already.
+        seed: of everything random.
+        resume: go on from the last checkpoint.
+        progress: called after each step.
+
+    Raises:
+        torch.OutOfMemoryError: the batch does not fit.
+        GeosegError: it ended before an epoch was over.
+    """
+    on_gpu = machine.device.type == "cuda"
+    # On a CPU the network wants every core; on a GPU reading must not keep it waiting.
+    workers = machine.workers if machine.workers is not None else (min(8, os.cpu_count() or 1) if on_gpu else 0)
+    chips = ChipModule(folder, image, recipe, workers, seed)
+    validates = bool(folder.of("val"))
+    history = History(progress, validates=validates)
+    begun = find_checkpoint(checkpoints) if resume else None
+    interruption: BaseException | None = None
+    with _quiet_lightning():
+        trainer = lightning.Trainer(
+            accelerator="gpu" if on_gpu else machine.device.type,
+            devices=_devices(machine), strategy="ddp_spawn" if machine.devices > 1 else "auto",
+            use_distributed_sampler=False, precision=_PRECISIONS[machine.dtype], max_epochs=recipe.epochs,
+            max_time=machine.max_time, accumulate_grad_batches=recipe.accumulate,
+            gradient_clip_val=recipe.gradient_clip or None, deterministic=machine.deterministic,
+            limit_val_batches=None if validates else 0,
+            callbacks=_callbacks(recipe, history, checkpoints, validates), logger=_logger(machine),
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            default_root_dir=checkpoints, log_every_n_steps=1,
+        )  # fmt: skip
+        try:
+            trainer.fit(task, datamodule=chips, ckpt_path=begun, weights_only=True)
+        except (SystemExit, KeyboardInterrupt) as stop:
+            # Lightning turns Ctrl-C into exit(1); the exit of a SIGTERM handler passes as it is.
+            interruption = KeyboardInterrupt() if isinstance(stop, SystemExit) and stop.code == 1 else stop
+        except LearningError as error:
+            interruption = error
+        except (RuntimeError, ValueError) as error:
+            known = _known_trouble(error, recipe)
+            if known is None:
+                raise
+            raise known from error
+    if not (checkpoints / BEST).exists():
+        raise interruption or GeosegError("training ended before the first epoch was over")
+    state = _load(checkpoints / LAST)["callbacks"][history.state_key]
+    return Fitted(_weights(checkpoints / BEST), state["rows"], state["scores"], interruption)
+
+
+def find_checkpoint(checkpoints: Path) -> Path | None:
+    """The checkpoint to go on from: the last, or the one before where that is damaged; None where there is none.
+
+    Raises:
+        ModelError: there are some, but none can be read.
+    """
+    there = [path for path in (checkpoints / LAST, checkpoints / PREVIOUS) if path.exists()]
+    for path in there:
+        try:
+            _load(path)
+        except Exception:  # a damaged file makes torch.load raise almost anything
+            continue
+        if path is not there[0]:
+            warnings.warn(f"{there[0]}: damaged, so training goes on from {path.name}", DataWarning, stacklevel=2)
+        return path
+    if there:
+        raise ModelError(f"{there[0]}: cannot be read as a checkpoint; start anew with --overwrite")
+    return None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    state = _load(path)["state_dict"]
+    return {name.removeprefix("network."): weight for name, weight in state.items() if name.startswith("network.")}
+
+
+def _devices(machine: Machine) -> Any:
+    if machine.devices > 1 or machine.device.type != "cuda":
+        return machine.devices
+    return [machine.device.index or 0]
+
+
+def _callbacks(
+    recipe: Recipe, history: History, checkpoints: Path, validates: bool
+) -> list[lightning.pytorch.callbacks.Callback]:
+    found: list[lightning.pytorch.callbacks.Callback] = [
+        history,
+        Checkpoints(checkpoints, save_every=recipe.save_every),
+    ]
+    if recipe.ema:
+        found.append(EMAWeightAveraging(decay=recipe.ema))
+    if recipe.early_stop and validates:
+        found.append(EarlyStopping("val_miou", patience=recipe.early_stop, mode="max", check_finite=False))
+    return found
+
+
+def _logger(machine: Machine) -> Any:
+    if machine.tensorboard is None:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(machine.tensorboard.parent, name=machine.tensorboard.name, version="")
+    except ModuleNotFoundError:
+        raise ModelError(
+            "--logger tensorboard: TensorBoard is not installed; pip install 'geoseg[tensorboard]'"
+        ) from None
+
+
+def _known_trouble(error: Exception, recipe: Recipe) -> Exception | None:
+    """What an error of torch's means to the user, where it means something."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return torch.OutOfMemoryError(text)
+    if "Expected more than 1 value per channel" in text:
+        return ModelError(
+            f"--arch {recipe.arch} pools the whole chip into one pixel, which batch norm cannot learn from with "
+            f"--batch-size {recipe.batch_size}; use 2 or more, and as many training chips"
+        )
+    if isinstance(error, torch.multiprocessing.ProcessRaisedException):
+        return LearningError(f"one of the --devices processes failed: {text.strip().splitlines()[-1]}")
+    return None
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advice to developers out of a user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for module in ("lightning", "torch"):
+                warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

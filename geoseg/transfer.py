@@ -1,0 +1,79 @@
+"""Fine-tuning: what a trained model hands on to a network for other chips and another legend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from geoseg.bundle import Bundle
+from geoseg.errors import MismatchError
+from geoseg.legend import Legend
+from geoseg.models import Architecture, Segmenter
+from geoseg.spec import ImageSpec
+
+
+def carry_scaling(bundle: Bundle, image: ImageSpec) -> ImageSpec:
+    """New chips, scaled as the model's own were: its weights know no other units.
+
+    Args:
+        bundle: the model to start from.
+        image: of the new chips.
+
+    Raises:
+        MismatchError: other bands, or another dtype.
+    """
+    known = bundle.image
+    for what, found, needed in (("bands", image.names, known.names), ("dtypes", image.dtypes, known.dtypes)):
+        if found != needed:
+            raise MismatchError(
+                f"{bundle.path}: learned from the {what} {', '.join(needed)}, found in the chips are {', '.join(found)}; "
+                "cut the chips with the same --bands, or train without --init"
+            )
+    bands = tuple(
+        replace(band, offset=old.offset, scale=old.scale, clip=old.clip)
+        for band, old in zip(image.bands, known.bands, strict=True)
+    )
+    return replace(image, bands=bands, scaling=known.scaling)
+
+
+def check_same_network(bundle: Bundle, architecture: Architecture) -> None:
+    """Refuse weights for another network.
+
+    Raises:
+        MismatchError: arch, encoder or width differ.
+    """
+    own = bundle.architecture
+    for name in ("arch", "encoder", "width"):
+        if getattr(own, name) != getattr(architecture, name):
+            raise MismatchError(
+                f"{bundle.path}: its weights are for --{name} {getattr(own, name)}, not {getattr(architecture, name)}; "
+                f"leave --{name} out, or train without --init"
+            )
+
+
+def start_from(bundle: Bundle, architecture: Architecture, legend: Legend) -> Segmenter:
+    """A network with a model's weights; of the layers that score classes, those of classes with the same name.
+
+    What belongs to a class that the model does not know starts at random.
+
+    Args:
+        bundle: the model to start from.
+        architecture: of the new network, the same but for padding, dropout and channels.
+        legend: of the new network.
+
+    Raises:
+        ModelError: the model's weights cannot be read.
+    """
+    network = architecture.build()
+    own, known = network.state_dict(), bundle.network().state_dict()
+    old_names = bundle.legend.names
+    shared = [(new, old_names.index(name)) for new, name in enumerate(legend.names) if name in old_names]
+    scored = architecture.classes > 1 and bundle.architecture.classes > 1 and legend.names != old_names
+    for name, weight in own.items():
+        classwise = scored and name.startswith("segmentation_head.") and len(weight) == len(legend)
+        if classwise:
+            for new, old in shared:
+                weight[new] = known[name][old]
+        elif weight.shape == known[name].shape:
+            weight.copy_(known[name])
+    network.load_state_dict(own)
+    return network

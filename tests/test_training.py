@@ -1,0 +1,434 @@
+"""Training runs: what ends them, what they go on from, what they start from, and that every option reaches them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import geoseg
+from geoseg import fcn, fitting
+from geoseg.bundle import open_bundle
+from geoseg.chips import open_chips
+from geoseg.errors import DataWarning, InputError, LearningError, MismatchError, ModelError, OutputExistsError
+from geoseg.models import Segmenter
+from geoseg.recipe import Recipe, load_recipe, recipe_names
+
+QUICK = {"width": 2, "epochs": 4, "batch_size": 4, "dropout": 0.2, "lr": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def chips(tmp_path_factory) -> Path:
+    """36 chips of 16 x 16 with 4 bands uint16 and three classes told apart by brightness."""
+    import rasterio
+
+    folder = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(0)
+    label = np.kron(rng.choice(3, (12, 12), p=[0.5, 0.4, 0.1]), np.ones((8, 8), int))
+    pixels = (rng.integers(900, 1100, (4, 96, 96)) + 400 * label).astype(np.uint16)
+    profile = {"driver": "GTiff", "height": 96, "width": 96, "crs": "EPSG:32614", "photometric": "minisblack"}
+    profile["transform"] = rasterio.Affine(10, 0, 500_000, 0, -10, 4_500_000)
+    with rasterio.open(folder / "scene.tif", "w", count=4, dtype="uint16", nodata=0, **profile) as scene:
+        scene.write(pixels)
+    with rasterio.open(folder / "mask.tif", "w", count=1, dtype="uint8", **profile) as mask:
+        mask.write((label + 1).astype(np.uint8), 1)
+    geoseg.tile(
+        folder / "scene.tif", labels=folder / "mask.tif", out=folder / "chips", chip_size=16, block_size=1,
+        split="6:2:2", classes="1=soil,2=crop,3=water", background="soil",
+    )  # fmt: skip
+    return folder / "chips"
+
+
+@pytest.fixture(autouse=True)
+def a_checkpoint_after_each_epoch(monkeypatch):
+    """However long it takes: epochs as short as these would otherwise share one."""
+    monkeypatch.setattr(fitting, "_SAVING_SHARE", float("inf"))
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return load_file(model / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class PowerCut(Exception):  # noqa: N818
+    """Something that training knows nothing of."""
+
+
+def stop_after(step: int):
+    def progress(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == step:
+            raise PowerCut
+
+    return progress
+
+
+def cut_off(chips: Path, out: Path, step: int, **options) -> None:
+    with pytest.raises(PowerCut):
+        geoseg.train(chips, out=out, progress=stop_after(step), **options)
+
+
+# Going on
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "optimizer": "sgd:0.9", "sampling": "balanced", "accumulate": 2}])
+def test_a_resumed_run_equals_an_undisturbed_one_bit_by_bit(chips, tmp_path, extra):
+    options = QUICK | extra
+    geoseg.train(chips, out=tmp_path / "whole", **options)
+    steps = len(open_chips(chips).of("train")) // 4 // options.get("accumulate", 1)
+    for step in (2 * steps + 1, 3 * steps + 1):  # in the middle of the third epoch, and again in that of the fourth
+        if step == 2 * steps + 1:
+            cut_off(chips, tmp_path / "cut", step, **options)
+        else:
+            cut_off(chips, tmp_path / "cut", step, resume=True)
+        assert not (tmp_path / "cut" / "model.json").exists()
+    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    rows = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("cut", "whole")]
+    assert [row.rsplit(",", 1)[0] for row in rows[0]] == [row.rsplit(",", 1)[0] for row in rows[1]]  # but the seconds
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_a_killed_process_leaves_what_another_goes_on_from(chips, tmp_path):
+    command = [sys.executable, "-m", "geoseg", "train", str(chips), "-q", "--width", "2", "--batch-size", "4"]
+    command += ["--epochs", "12", "-o", str(tmp_path / "cut")]
+    process = subprocess.Popen(command)
+    last = tmp_path / "cut" / "checkpoints" / fitting.LAST
+    while not last.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with pytest.raises(OutputExistsError, match="an unfinished run is here; go on with it by --resume"):
+        geoseg.train(chips, out=tmp_path / "cut")
+    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "whole", width=2, epochs=12, batch_size=4)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(chips, tmp_path):
+    steps = len(open_chips(chips).of("train")) // 4
+    cut_off(chips, tmp_path / "cut", 2 * steps + 1, **QUICK)
+    last = tmp_path / "cut" / "checkpoints" / fitting.LAST
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.warns(DataWarning, match=r"last\.ckpt: damaged, so training goes on from previous\.ckpt"):
+        geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "whole", **QUICK)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_going_on_with_other_options_or_chips_is_refused(chips, tmp_path):
+    cut_off(chips, tmp_path / "cut", 9, **QUICK)
+    with pytest.raises(MismatchError, match=r"this run has --epochs 4, not 9; leave --epochs out"):
+        geoseg.train(chips, out=tmp_path / "cut", resume=True, epochs=9)
+    other = tmp_path / "chips"
+    shutil.copytree(chips, other)
+    facts = json.loads((other / "chips.json").read_text())
+    facts["chips"] = facts["chips"][1:]
+    (other / "chips.json").write_text(json.dumps(facts))
+    with pytest.raises(MismatchError, match="begun with other chips"):
+        geoseg.train(other, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "cut", overwrite=True, **QUICK)
+    assert open_bundle(tmp_path / "cut").training["epochs_run"] == 4
+
+
+def test_nothing_to_go_on_with_is_said(chips, tmp_path):
+    with pytest.warns(DataWarning, match="no unfinished run is here, so a new one begins"):
+        geoseg.train(chips, out=tmp_path / "new", resume=True, **QUICK | {"epochs": 1})
+
+
+def test_ctrl_c_keeps_the_best_epoch_and_can_be_gone_on_from(chips, tmp_path):
+    steps = len(open_chips(chips).of("train")) // 4
+
+    def interrupt(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 2 * steps + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        geoseg.train(chips, out=tmp_path / "cut", progress=interrupt, **QUICK)
+    assert open_bundle(tmp_path / "cut").training["epochs_run"] == 2
+    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "whole", **QUICK)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+# Ending
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_state(chips, tmp_path, monkeypatch):
+    steps = len(open_chips(chips).of("train")) // 4
+    seen = 0
+    forward = Segmenter.forward
+
+    def poisoned(self, image):
+        nonlocal seen
+        seen += self.training
+        return forward(self, image) * (float("nan") if seen > 2 * steps else 1)
+
+    monkeypatch.setattr(Segmenter, "forward", poisoned)
+    with pytest.raises(
+        LearningError, match=r"the loss became nan in epoch 3; .* holds epoch [12], the best before"
+    ) as it:
+        geoseg.train(chips, out=tmp_path / "model", **QUICK)
+    assert "\n" not in str(it.value)
+    assert open_bundle(tmp_path / "model").training["epochs_run"] == 2
+    assert not (tmp_path / "model" / "checkpoints").exists()
+    seen = 2 * steps
+    with pytest.raises(LearningError, match="the loss became nan in epoch 1; use a lower --lr"):
+        geoseg.train(chips, out=tmp_path / "other", **QUICK)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_batch_too_large_is_halved_and_the_gradients_added_up(chips, tmp_path, monkeypatch):
+    forward = Segmenter.forward
+
+    def narrow(self, image):
+        if self.training and len(image) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, image)
+
+    monkeypatch.setattr(Segmenter, "forward", narrow)
+    with pytest.warns(DataWarning) as told:
+        made = geoseg.train(chips, out=tmp_path / "model", **QUICK | {"batch_size": 8, "epochs": 1})
+    said = [str(warning.message) for warning in told]
+    assert said[-1] == "--batch-size 4 does not fit into memory, so training goes on with 2 and --accumulate 4"
+    assert (made.training["batch_size"], made.training["accumulate"]) == (2, 4)
+
+    monkeypatch.setattr(Segmenter, "forward", lambda self, image: narrow(self, image.repeat(3, 1, 1, 1)))
+    with (
+        pytest.warns(DataWarning),
+        pytest.raises(ModelError, match="--batch-size 1 does not fit into memory; use a smaller"),
+    ):
+        geoseg.train(chips, out=tmp_path / "other", **QUICK)
+    assert not (tmp_path / "other").exists()
+
+
+def test_patience_and_time_end_a_run(chips, tmp_path):
+    still = QUICK | {"epochs": 50, "lr": 0.0, "weight_decay": 0.0, "dropout": 0.0}
+    made = geoseg.train(chips, out=tmp_path / "patient", early_stop=3, schedule="constant", **still)
+    assert 4 <= made.training["epochs_run"] < 20
+    made = geoseg.train(chips, out=tmp_path / "short", max_time="00:00:00:02", **QUICK | {"epochs": 100_000})
+    assert 1 <= made.training["epochs_run"] < 1000
+    assert made.network() is not None
+
+
+# Options
+
+
+def test_a_moving_average_is_what_is_kept(chips, tmp_path):
+    """A decay of almost 1 keeps the weights where they began, whatever is learned."""
+    options = QUICK | {"epochs": 2, "batch_size": 8}
+    geoseg.train(chips, out=tmp_path / "plain", **options)
+    geoseg.train(chips, out=tmp_path / "average", ema=0.9999, **options)
+    head = "segmentation_head.weight"
+    torch.manual_seed(0)
+    begin = open_bundle(tmp_path / "plain").architecture.build().state_dict()[head]
+    moved = [(weights(tmp_path / name)[head] - begin).abs().max() for name in ("plain", "average")]
+    assert moved[0] > 10 * moved[1] > 0
+
+
+def _begin(chips: Path, name: str) -> torch.Tensor:
+    torch.manual_seed(0)
+    return (
+        geoseg.models.create_model("unet", width=2, in_channels=4, classes=3, dropout=0.2).state_dict()[name].detach()
+    )
+
+
+def test_gradients_are_added_up_over_several_steps(chips, tmp_path):
+    for accumulate, changes in ((1, 5), (2, 3)):
+        seen = []
+        geoseg.train(
+            chips, out=tmp_path / str(accumulate), accumulate=accumulate,
+            progress=lambda _, done, total, note="", seen=seen: seen.append((done, total)), **QUICK | {"epochs": 1},
+        )  # fmt: skip
+        assert seen[-1] == (changes, changes)
+
+
+def test_a_frozen_encoder_stays_as_it_is(chips, tmp_path):
+    made = geoseg.train(chips, out=tmp_path / "model", freeze_encoder=True, **QUICK | {"epochs": 1})
+    torch.manual_seed(0)
+    before, after = made.architecture.build().state_dict(), weights(made.path)
+    encoder = [name for name in before if name.startswith("encoder.")]
+    assert all(torch.equal(before[name], after[name]) for name in encoder)  # also what batch norm keeps count of
+    assert not any(torch.equal(before[name], after[name]) for name in before if name.startswith("segmentation_head"))
+
+
+def test_weights_are_kept_every_so_many_epochs(chips, tmp_path):
+    made = geoseg.train(chips, out=tmp_path / "model", save_every=2, **QUICK)
+    kept = sorted(path.name for path in (made.path / "checkpoints").iterdir())
+    assert kept == ["epoch_002.safetensors", "epoch_004.safetensors"]
+    made.architecture.build().load_state_dict(load_file(made.path / "checkpoints" / kept[0]))
+
+
+def test_a_network_of_one_channel_is_learned_and_carried(chips, tmp_path, write_scene):
+    with pytest.raises(ModelError, match="bce"):
+        geoseg.train(chips, out=tmp_path / "three", loss="bce", **QUICK)
+    rng = np.random.default_rng(1)
+    label = np.kron(rng.integers(0, 2, (8, 8)), np.ones((16, 16), int))
+    scene = write_scene("two.tif", (rng.integers(900, 1100, (3, 128, 128)) + 600 * label).astype(np.uint16))
+    mask = write_scene("two_mask.tif", label.astype(np.uint8))
+    geoseg.tile(scene, labels=mask, out=tmp_path / "chips", chip_size=16, block_size=1)
+    options = QUICK | {"epochs": 12, "dropout": 0.0}
+    made = geoseg.train(tmp_path / "chips", out=tmp_path / "model", loss="bce", **options)
+    assert made.architecture.classes == 1
+    assert made.metrics["miou"] > 0.8
+    found = geoseg.predict(scene, model=made, out=tmp_path / "out", polygons=False)[0]
+    assert {entry["name"] for entry in found.classes} == set(made.legend.names)
+    assert {round(entry["share"], 1) for entry in found.classes} <= {0.4, 0.5, 0.6}
+
+
+def test_bands_can_be_scaled_anew(chips, tmp_path):
+    made = geoseg.train(chips, out=tmp_path / "model", scale="unit", **QUICK | {"epochs": 1})
+    assert {(band.offset, band.scale) for band in made.image.bands} == {(0.0, 65535.0)}
+    assert made.image.scaling == "unit"
+    with pytest.raises(InputError, match=r"--scale imagenet: three bands are needed.*found are 4"):
+        geoseg.train(chips, out=tmp_path / "other", scale="imagenet", **QUICK)
+
+
+def test_tensorboard_follows_along(chips, tmp_path):
+    pytest.importorskip("tensorboard")
+    made = geoseg.train(chips, out=tmp_path / "model", logger="tensorboard", **QUICK | {"epochs": 1})
+    assert list((made.path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(chips, tmp_path):
+    made = geoseg.train(chips, out=tmp_path / "two", devices=2, **QUICK | {"epochs": 20, "dropout": 0.0})
+    assert made.training["devices"] == 2
+    assert made.metrics["miou"] > 0.4  # 0.2 by chance
+    support = sum(entry["support"] for entry in made.metrics["classes"])
+    assert support == int(open_chips(chips).class_pixels("val").sum())
+
+
+# Starting from another model
+
+
+def test_fine_tuning_to_another_legend_carries_weights_and_facts(chips, tmp_path):
+    old = geoseg.train(chips, out=tmp_path / "old", scale="percentile", **QUICK)
+    folder = tmp_path / "chips"
+    shutil.copytree(chips, folder)
+    facts = json.loads((folder / "chips.json").read_text())
+    facts["legend"][1]["name"] = "wheat"
+    facts["legend"].append({**facts["legend"][2], "value": 4, "name": "forest"})
+    for chip in facts["chips"]:
+        chip["class_pixels"].append(0)
+    for band in facts["image"]["bands"]:
+        band["statistics"]["p1"] -= 50
+    (folder / "chips.json").write_text(json.dumps(facts))
+    new = geoseg.train(folder, out=tmp_path / "new", init=old, epochs=1, lr=0.0, batch_size=4)
+    assert new.architecture.width == 2
+    assert new.architecture.dropout == old.architecture.dropout
+    assert [(band.offset, band.scale, band.clip) for band in new.image.bands] == [
+        (band.offset, band.scale, band.clip) for band in old.image.bands
+    ]
+    before, after = weights(old.path), weights(new.path)
+    head = "segmentation_head.weight"
+    assert after[head].shape[0] == 4
+    for row, carried in enumerate([True, False, True]):
+        assert torch.equal(before[head][row], after[head][row]) == carried
+    learned = [name for name in before if name.endswith("weight") and not name.startswith("segmentation_head")]
+    assert all(torch.equal(before[name], after[name]) for name in learned)
+
+
+def test_weights_for_another_network_or_other_bands_are_refused(chips, tmp_path, write_scene):
+    old = geoseg.train(chips, out=tmp_path / "old", **QUICK | {"epochs": 1})
+    with pytest.raises(MismatchError, match=r"its weights are for --width 2, not 4; leave --width out"):
+        geoseg.train(chips, out=tmp_path / "new", init=old, width=4)
+    rng = np.random.default_rng(0)
+    scene = write_scene("rgb.tif", rng.integers(0, 255, (3, 96, 96)).astype(np.uint8))
+    mask = write_scene("rgb_mask.tif", rng.integers(0, 2, (96, 96)).astype(np.uint8))
+    geoseg.tile(scene, labels=mask, out=tmp_path / "chips", chip_size=16, block_size=1)
+    with pytest.raises(MismatchError, match="learned from the bands"):
+        geoseg.train(tmp_path / "chips", out=tmp_path / "new", init=old)
+    assert not (tmp_path / "new").exists()
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"arch": "unett"}, "unknown architecture 'unett'"),
+        ({"optimizer": "adamm"}, "--optimizer adamm: unknown is 'adamm'; did you mean adam"),
+        ({"loss": "dise"}, "--loss dise: unknown is 'dise'; did you mean dice"),
+        ({"augment": "turns"}, "--augment turns: unknown is 'turns'"),
+        ({"schedule": "step"}, "--schedule step: the epochs of a step are needed"),
+        ({"max_time": "20m"}, "--max-time 20m: days, hours, minutes and seconds are needed"),
+        ({"devices": 0}, "--devices 0: 1 to"),
+        ({"ema": 1.0}, "--ema 1.0"),
+        ({"sampling": "fair"}, "--sampling fair: known are uniform, balanced"),
+        ({"init": "nowhere"}, "nowhere.model.json: not found"),
+        ({"encoder_weights": "imagenet", "arch": "smp-unet"}, "could not be fetched"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(chips, tmp_path, options, said):
+    with pytest.raises(geoseg.GeosegError, match=said) as caught:
+        geoseg.train(chips, out=tmp_path / "model", **QUICK | options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_learn_from_is_one_line(chips, tmp_path):
+    with pytest.raises(ModelError, match=r"--arch deeplabv3 pools the whole chip into one pixel.*--batch-size 1"):
+        geoseg.train(chips, out=tmp_path / "model", arch="deeplabv3", encoder="resnet18", batch_size=1, epochs=1)
+    assert not (tmp_path / "model").exists()
+
+
+def test_every_option_of_a_recipe_is_an_option_of_train():
+    import inspect
+
+    assert set(Recipe.__dataclass_fields__) <= inspect.signature(geoseg.train).parameters.keys()
+
+
+# Recipes
+
+AS_IN_THE_SOURCES = {
+    "farmland": {
+        "arch": "unet", "width": 64, "padding": "reflect", "dropout": 0.3, "optimizer": "adam", "lr": 1e-4,
+        "weight_decay": 1e-8, "schedule": "step:20:0.5", "epochs": 100, "batch_size": 5, "loss": "ce",
+        "class_weights": "none", "augment": "flips:0.6", "save_every": 10,
+    },
+    "fcn8s": {
+        "arch": "fcn8s", "encoder": "vgg16_bn", "optimizer": "sgd:0.9", "weight_decay": 1e-4, "lr": 0.05,
+        "schedule": "cosine:0.01", "crop": 512, "augment": "flips+scale:0.5-2", "loss": "ce",
+    },
+    "fcn16s": {"arch": "fcn16s", "encoder": "vgg16_bn", "optimizer": "sgd:0.9"},
+    "fcn32s": {"arch": "fcn32s", "encoder": "vgg16_bn", "optimizer": "sgd:0.9"},
+    "fcn-resnet18": {"arch": "fcn32s", "encoder": "resnet18", "optimizer": "sgd", "lr": 1e-3, "weight_decay": 1e-3},
+    "fcn16s-features": {"arch": "fcn-features", "encoder": "vgg16"},
+    "unet-voc": {"arch": "smp-unet"},
+    "deeplab": {"arch": "deeplabv3plus"},
+    "vgg16-pets": {"arch": "fcn4s", "encoder": "vgg16", "freeze_encoder": True, "optimizer": "adam", "lr": 1e-4},
+    "default": {"arch": "unet", "padding": "reflect"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_that_of_its_source_and_trains(chips, tmp_path, monkeypatch, name):
+    recipe = load_recipe(name)
+    assert {key: getattr(recipe, key) for key in AS_IN_THE_SOURCES[name]} == AS_IN_THE_SOURCES[name]
+    monkeypatch.setattr(fcn, "_CLASSIFIER_CHANNELS", 32)  # 4096 take seconds a step; test_fcn looks at them
+    steps = []
+    made = geoseg.train(
+        chips, out=tmp_path / "model", recipe=name, encoder_weights="none", epochs=1, batch_size=8, width=8,
+        progress=lambda stage, done, total, note="": steps.append((stage, done)),
+    )  # fmt: skip
+    assert ("train", 2) in steps
+    assert made.training["recipe"] == name
+    assert made.architecture.arch == recipe.arch
+    assert torch.isfinite(next(iter(made.network().parameters()))).all()
+    losses = [float(row.split(",")[1]) for row in (made.path / "history.csv").read_text().splitlines()[1:]]
+    assert np.isfinite(losses).all()
