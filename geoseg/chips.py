@@ -108,9 +108,15 @@ class ChipFolder:
         """Pixels (bands, rows, cols), valid (rows, cols) bool and mask (rows, cols) uint8 class indices of one chip.
 
         Raises:
-            RasterError: a file is missing or damaged.
+            RasterError: a file is missing, damaged, or not like the others.
         """
         pixels, valid = read_image(self.path / chip.image)
+        bands, dtype = len(self.image.bands), np.result_type(*self.image.dtypes)
+        if (len(pixels), pixels.dtype) != (bands, dtype):
+            raise RasterError(
+                f"{self.path / chip.image}: {len(pixels)} bands of {pixels.dtype} found, the chips of this folder have {bands} of "
+                f"{dtype}; make them again"
+            )
         with open_raster(self.path / chip.mask) as dataset:
             mask = dataset.read(1)
         if int(mask[mask != IGNORE].max(initial=0)) >= len(self.legend):

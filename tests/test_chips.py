@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp
 from scenery import TRANSFORM
 
-from geoseg.chips import INDEX, Chip, ChipFolder, class_pixels, left_out_lines, open_chips, outside_lines
+from geoseg.chips import INDEX, Chip, ChipFolder, class_pixels, left_out_lines, open_chips, outside_lines, read_image
 from geoseg.errors import FormatError, InputError, MissingFileError, RasterError
 from geoseg.files import write_json
 from geoseg.legend import parse_legend
@@ -116,7 +116,7 @@ def test_a_chip_is_read_with_its_validity(folder):
 
 def test_a_fourth_band_is_no_alpha(folder):
     write_chip(folder, CHIPS[0], np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8))
-    assert folder.read(CHIPS[0])[0].shape == (4, 4, 4)
+    assert read_image(folder.path / CHIPS[0].image)[0].shape == (4, 4, 4)
     with rasterio.open(folder.path / CHIPS[0].image) as dataset:
         assert ColorInterp.alpha not in dataset.colorinterp
 
@@ -127,6 +127,13 @@ def test_a_chip_that_is_missing_damaged_or_of_other_classes_is_named(folder):
     write_chip(folder, CHIPS[0], np.zeros((2, 4, 4), np.uint16), np.full((4, 4), 2, np.uint8))
     with pytest.raises(InputError, match=r"masks/a_000000_000000\.tif: class index 2 found, the legend has 2 classes"):
         folder.read(CHIPS[0])
+    for pixels, said in (
+        (np.zeros((3, 4, 4), np.uint16), "3 bands of uint16"),
+        (np.zeros((2, 4, 4)), "2 bands of float64"),
+    ):
+        write_chip(folder, CHIPS[0], pixels, np.zeros((4, 4), np.uint8))
+        with pytest.raises(RasterError, match=rf"a_000000_000000\.tif: {said} found, the chips .* have 2 of uint16"):
+            folder.read(CHIPS[0])
     (folder.path / CHIPS[0].image).write_text("no TIFF")
     with pytest.raises(RasterError, match=r"images/a_000000_000000\.tif"):
         folder.read(CHIPS[0])
