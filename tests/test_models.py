@@ -10,6 +10,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import get_encoder_names
 from torch import Tensor, nn
 
 from geoseg.errors import ModelError
@@ -20,10 +21,16 @@ NETWORKS = [
     *(
         (arch, VIT if arch == "dpt" else "resnet18")
         for arch in ARCHITECTURES
-        if arch not in ("unet", "unet++", "deeplabv3+")
+        if arch not in ("unet", "unet++", "deeplabv3+") and not arch.startswith("fcn")
     ),
     ("smp-unet", "mit_b0"),
     ("segformer", "mit_b0"),
+]
+FCNS = [
+    *((arch, "resnet18") for arch in ARCHITECTURES if arch.startswith("fcn")),
+    ("fcn8s", "mit_b0"),
+    ("fcn4s", "vgg11_bn"),
+    ("fcn-features", "vgg11"),
 ]
 SAME_PADDING = ["efficientnet-b0", "tu-tf_efficientnetv2_b0"]
 
@@ -57,7 +64,8 @@ def test_unet_has_the_published_number_of_parameters():
 def test_unet_stages_are_the_published_layers():
     network = create_model("unet", width=4)
     for stage in (*network.encoder.stages, *network.decoder.stages):
-        assert [type(layer) for layer in stage] == 2 * [nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d, nn.LeakyReLU]
+        kinds = 2 * [nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d, nn.LeakyReLU]
+        assert all(isinstance(layer, kind) for layer, kind in zip(stage, kinds, strict=True))
         assert {layer.p for layer in stage if isinstance(layer, nn.Dropout2d)} == {0.3}
     assert [stage[0].out_channels for stage in network.encoder.stages] == [4, 8, 16, 32, 64]
     assert [(up.kernel_size, up.stride, up.out_channels) for up in network.decoder.ups] == [
@@ -122,11 +130,12 @@ def test_finding_the_least_size_leaves_no_trace():
 # Every architecture
 
 
-@pytest.mark.parametrize(("arch", "encoder"), NETWORKS)
-def test_every_architecture_learns_and_is_rebuilt_from_its_facts(arch, encoder):
+@pytest.mark.parametrize("bands", [4, *(pytest.param(bands, marks=pytest.mark.slow) for bands in (1, 13))])
+@pytest.mark.parametrize(("arch", "encoder"), [("unet", ""), *NETWORKS, *FCNS])
+def test_every_architecture_learns_and_is_rebuilt_from_its_facts(arch, encoder, bands):
     torch.manual_seed(0)
-    network = create_model(arch, encoder=encoder, in_channels=4, classes=3)
-    batch = image(40, 33, bands=4, batch=2)
+    network = create_model(arch, encoder=encoder, in_channels=bands, classes=3, width=4)
+    batch = image(40, 33, bands, batch=2)
     logits = network(batch)
     assert logits.shape == (2, 3, 40, 33)
     logits.square().mean().backward()
@@ -134,14 +143,16 @@ def test_every_architecture_learns_and_is_rebuilt_from_its_facts(arch, encoder):
     learning = [parameter.grad.any() for parameter in network.parameters() if parameter.grad is not None]
     assert sum(learning) > (0.6 if arch == "pspnet" else 0.9) * len(list(network.parameters()))
 
-    facts = json.loads(json.dumps(Architecture(arch, encoder, in_channels=4, classes=3).to_dict()))
+    facts = json.loads(json.dumps(Architecture(arch, encoder, in_channels=bands, classes=3, width=4).to_dict()))
     rebuilt = Architecture.from_dict(facts).build()
     rebuilt.load_state_dict(network.state_dict())
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(batch), network.eval()(batch))
 
 
-@pytest.mark.parametrize(("arch", "encoder"), [*NETWORKS, *(("smp-unet", encoder) for encoder in SAME_PADDING)])
+@pytest.mark.parametrize(
+    ("arch", "encoder"), [*NETWORKS, ("fcn4s", "vgg11"), *(("smp-unet", encoder) for encoder in SAME_PADDING)]
+)
 def test_reflection_reaches_every_border_and_changes_nothing_inside(arch, encoder):
     """A mirrored constant is constant; a convolution that pads with zeros makes an edge in it."""
     torch.manual_seed(0)
@@ -193,6 +204,33 @@ def test_weights_carry_the_names_of_segmentation_models_pytorch():
         assert torch.equal(plain(image(64, 64)), zeros(image(64, 64)))
 
 
+# Every encoder
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated:DeprecationWarning")
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
+@pytest.mark.parametrize("encoder", get_encoder_names())
+def test_every_encoder_of_smp_runs_at_an_odd_size(encoder, padding):
+    torch.manual_seed(0)
+    network = create_model("smp-unet", encoder=encoder, in_channels=4, padding=padding).eval()
+    with torch.no_grad():
+        logits = network(image(41, 67, bands=4))
+    assert logits.shape == (1, 2, 41, 67)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["fcn32s", "fcn16s", "fcn8s"])
+def test_fcn_on_vgg16_learns(arch):
+    torch.manual_seed(0)
+    network = create_model(arch, encoder="vgg16_bn", in_channels=4, classes=3)
+    logits = network(image(40, 33, bands=4, batch=2))
+    assert logits.shape == (2, 3, 40, 33)
+    logits.square().mean().backward()
+    assert all(parameter.grad.any() for parameter in network.parameters())
+
+
 # Encoder weights
 
 
@@ -208,15 +246,31 @@ def test_encoder_weights_from_a_file(tmp_path, suffix, whole):
         assert torch.equal(weight, network.encoder.state_dict()[name])
 
 
-def test_weights_for_three_bands_are_spread_over_any_number(tmp_path):
+@pytest.mark.parametrize("whole", [True, False], ids=["network", "encoder"])
+@pytest.mark.parametrize(
+    ("arch", "encoder", "first", "deep"),
+    [
+        ("smp-unet", "resnet18", "conv1", "layer4.1.conv2"),
+        ("fcn-features", "vgg11_bn", "features.0", "features.25"),
+    ],
+)
+def test_weights_for_three_bands_are_spread_over_any_number(tmp_path, arch, encoder, first, deep, whole):
     """Bands take the colours in turn, scaled so that a grey image excites as much as before."""
-    donor = create_model("smp-unet").encoder
-    save_file(donor.state_dict(), tmp_path / "rgb.safetensors")
-    rgb = donor.conv1.weight
+    donor = create_model(arch, encoder=encoder)
+    save_file((donor if whole else donor.encoder).state_dict(), tmp_path / "rgb.safetensors")
+    rgb = donor.encoder.get_submodule(first).weight
     for bands, expected in {1: rgb.sum(dim=1, keepdim=True), 7: rgb[:, [0, 1, 2, 0, 1, 2, 0]] * 3 / 7}.items():
-        network = create_model("smp-unet", encoder_weights=tmp_path / "rgb.safetensors", in_channels=bands)
-        torch.testing.assert_close(network.encoder.conv1.weight, expected)
-        assert torch.equal(network.encoder.layer4[1].conv2.weight, donor.layer4[1].conv2.weight)
+        network = create_model(arch, encoder=encoder, encoder_weights=tmp_path / "rgb.safetensors", in_channels=bands)
+        torch.testing.assert_close(network.encoder.get_submodule(first).weight, expected)
+        assert torch.equal(network.encoder.get_submodule(deep).weight, donor.encoder.get_submodule(deep).weight)
+
+
+def test_weights_of_a_vgg_with_its_classifier_are_taken_without_it(tmp_path):
+    """As torchvision saves them."""
+    donor = create_model("fcn4s", encoder="vgg11").encoder
+    save_file(donor.state_dict() | {"classifier.0.bias": torch.zeros(9)}, tmp_path / "vgg.safetensors")
+    network = create_model("fcn4s", encoder="vgg11", encoder_weights=tmp_path / "vgg.safetensors")
+    assert torch.equal(network.encoder.features[18].weight, donor.features[18].weight)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0", "tu-resnet18"])
