@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 from geoseg.errors import ModelError
 from geoseg.legend import IGNORE
 from geoseg.named_parts import parse_parts
+
+Normalise = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Raw pixels (bands, rows, cols) and valid (rows, cols) to the network's input, float32 of the same shape."""
 
 _DEFAULTS: dict[str, tuple[float, ...]] = {
     "none": (), "flips": (0.5,), "d4": (), "photometric": (0.1,), "noise": (0.05,), "scale": (0.8, 1.25)
@@ -39,30 +43,36 @@ class Augmentation:
     scale: tuple[float, float] = (1.0, 1.0)
 
     def apply(
-        self, image: np.ndarray, valid: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, crop: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, pixels: np.ndarray, valid: np.ndarray, mask: np.ndarray, rng: np.random.Generator, *, crop: int = 0,
+        normalise: Normalise | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Draw a sample from a chip.
 
         Args:
-            image: float32 (bands, rows, cols), normalised, 0 where it is not valid.
+            pixels: raw (bands, rows, cols); or float32, normalised and 0 where they are not valid.
             valid: bool (rows, cols).
             mask: uint8 (rows, cols), class indices and 255.
             rng: the source of all chance.
             crop: rows and columns of the sample; 0 for those of the chip. Where the chip, at the scale drawn, is
                 smaller, it lies somewhere in the sample, with zeros and 255 around.
+            normalise: such as `ImageSpec.normalise`, applied to the part that is cut; None where the pixels are normalised.
 
         Returns:
-            The image and the mask of the sample: contiguous, of the dtypes given, and 0 where the image is not valid.
-            What was given is left as it is, but is given back where nothing changes it.
+            The image (float32) and the mask (uint8) of the sample: contiguous, and 0 where the image is not valid. What
+            was given is left as it is, but is given back where nothing changes it.
         """
-        image, valid, mask = self._cut(image, valid, mask, rng, (crop, crop) if crop else mask.shape)
+        size = (crop, crop) if crop else mask.shape
+        window = self._choose_window(mask.shape, rng, size)
+        image, valid, mask = _read(pixels, window, 0), _read(valid, window, 0), _read(mask, window, IGNORE)
+        if normalise is not None:
+            image = normalise(image, valid)
+        if mask.shape != size:
+            image, valid, mask = _resize(image, valid, mask, size)
         image, valid, mask = self._move((image, valid, mask), rng)
         return self._recolour(image, valid, rng), mask
 
-    def _cut(
-        self, image: np.ndarray, valid: np.ndarray, mask: np.ndarray, rng: np.random.Generator, size: tuple[int, ...]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A window anywhere on the chip that fills `size` (rows, cols) at a scale drawn evenly on a logarithmic axis.
+    def _choose_window(self, shape: tuple[int, ...], rng: np.random.Generator, size: tuple[int, ...]) -> Window:
+        """Anywhere on a chip of `shape`, to fill `size` (rows, cols) at a scale drawn evenly on a logarithmic axis.
 
         The window is of whole pixels, so that the scale is met as nearly as these allow.
         """
@@ -70,11 +80,9 @@ class Augmentation:
         height, width = (max(1, round(length / scale)) for length in size)
         row, col = (
             int(rng.integers(min(0, spare), max(0, spare), endpoint=True))
-            for spare in (mask.shape[0] - height, mask.shape[1] - width)
+            for spare in (shape[0] - height, shape[1] - width)
         )
-        window = Window(col, row, width, height)
-        image, valid, mask = _read(image, window, 0), _read(valid, window, 0), _read(mask, window, IGNORE)
-        return (image, valid, mask) if mask.shape == size else _resize(image, valid, mask, size)
+        return Window(col, row, width, height)
 
     def _move(self, arrays: tuple[np.ndarray, ...], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Mirror and turn arrays (..., rows, cols) alike; one that is not square is not turned, to keep its shape."""

@@ -54,10 +54,13 @@ class ChipDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         pixels, valid, mask = self._read(index % len(self.chips))
-        image = self.image.normalise(pixels, valid)
-        if self.augmentation is not None:
+        if self.augmentation is None:
+            image = self.image.normalise(pixels, valid)
+        else:
             rng = np.random.default_rng((self.seed, self.epoch, index))
-            image, mask = self.augmentation.apply(image, valid, mask, rng, crop=self.crop)
+            image, mask = self.augmentation.apply(
+                pixels, valid, mask, rng, crop=self.crop, normalise=self.image.normalise
+            )
         return torch.from_numpy(image), torch.from_numpy(mask.astype(np.int64))
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

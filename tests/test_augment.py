@@ -265,3 +265,20 @@ def test_an_augmentation_that_cannot_be_is_one_line(text, reason):
     with pytest.raises(ModelError, match=reason) as caught:
         parse_augment(text)
     assert "\n" not in str(caught.value)
+
+
+def test_normalising_the_part_that_is_cut_is_as_good_as_normalising_the_chip():
+    rng = np.random.default_rng(0)
+    pixels, mask = rng.integers(0, 1000, (2, 12, 12)).astype(np.uint16), rng.integers(0, 3, (12, 12)).astype(np.uint8)
+    valid = rng.random((12, 12)) > 0.2
+
+    def normalise(pixels, valid):
+        return np.where(valid, (pixels.astype(np.float32) - 500) / 300, np.float32(0))
+
+    augmentation = parse_augment("d4+photometric+scale:0.5-2")
+    for seed in range(20):
+        first, second = np.random.default_rng(seed), np.random.default_rng(seed)
+        late = augmentation.apply(pixels, valid, mask, first, crop=8, normalise=normalise)
+        early = augmentation.apply(normalise(pixels, valid), valid, mask, second, crop=8)
+        np.testing.assert_allclose(late[0], early[0], atol=1e-6)
+        np.testing.assert_array_equal(late[1], early[1])
