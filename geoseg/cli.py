@@ -48,8 +48,8 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     """Say an error in one line, and several faults in one line each; a traceback only for those who ask."""
     try:
         yield
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
+    except KeyboardInterrupt as stop:
+        click.echo(f"Stopped. {stop}".rstrip(), err=True)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if debug:

@@ -56,7 +56,7 @@ def publish(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         try:
             with _disk_errors(target):
                 yield partial
-                settle(partial, target)
+                _settle(partial, target)
                 _sync_folder(target.parent)
         finally:
             # SQLite leaves a journal beside a GeoPackage that was cut off.
@@ -106,12 +106,11 @@ def _move(staging: Path, folder: Path, last: str) -> None:
         if name == Path(last):
             for parent in {(folder / other).parent for other in names}:
                 _sync_folder(parent)
-        settle(staging / name, target)
+        _settle(staging / name, target)
     _sync_folder(folder)
 
 
-def settle(partial: Path, target: Path) -> None:
-    """Give a finished file its name, once the disk has all of it."""
+def _settle(partial: Path, target: Path) -> None:
     with open(partial, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, target)

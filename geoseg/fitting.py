@@ -20,7 +20,6 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAver
 from geoseg.augment import parse_augment
 from geoseg.chips import ChipFolder
 from geoseg.errors import DataWarning, GeosegError, LearningError, ModelError
-from geoseg.files import settle
 from geoseg.learning import History, SegmentationTask
 from geoseg.progress import Progress
 from geoseg.recipe import Recipe
@@ -146,7 +145,9 @@ class Checkpoints(Checkpoint):
             return
         if last.exists():
             os.replace(last, self._folder / PREVIOUS)
-        settle(partial, last)
+        # Not forced onto the disk, which takes longer than many an epoch: a kill loses nothing, and after a power cut the
+        # one before is read.
+        os.replace(partial, last)
         if best:
             # Another name for the same file: `last` will be replaced, never written to.
             link = self._folder / f".{BEST}.part"

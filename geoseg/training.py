@@ -167,9 +167,11 @@ def train(
         _write(staging, lesson, fitted, machine)
     if fitted.interruption is None or isinstance(fitted.interruption, LearningError):
         _clear(checkpoints)
+    kept = f"{out} holds epoch {_best(fitted) + 1}, the best before"
     if isinstance(fitted.interruption, LearningError):
-        kept = f"{out} holds epoch {_best(fitted) + 1}, the best before"
         raise LearningError(f"{fitted.interruption}; {kept}") from fitted.interruption
+    if isinstance(fitted.interruption, KeyboardInterrupt):
+        raise KeyboardInterrupt(f"{kept}; --resume goes on")
     if fitted.interruption is not None:
         raise fitted.interruption
     return open_bundle(out)

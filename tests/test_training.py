@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_can_be_gone_on_from(chips, tmp_path):
         if done == 2 * steps + 1:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"cut holds epoch [12], the best before; --resume goes on"):
         geoseg.train(chips, out=tmp_path / "cut", progress=interrupt, **QUICK)
     assert open_bundle(tmp_path / "cut").training["epochs_run"] == 2
     geoseg.train(chips, out=tmp_path / "cut", resume=True)
