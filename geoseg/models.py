@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from geoseg.borders import reflect_borders
 from geoseg.choices import Padding
 from geoseg.errors import ModelError
 from geoseg.fcn import FeatureDecoder, ScoreDecoder, VGGPools
@@ -46,11 +47,7 @@ _SMP_NAMES = {
 _FCN_STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4}
 ARCHITECTURES = ("unet", *_FCN_STRIDES, "fcn-features", *_SMP_NAMES)
 
-# Dilated convolutions pad by more than this, often by more than the map is wide, which no reflection can fill.
-_WIDEST_REFLECTION = 4
 _LARGEST_LEAST_SIZE = 512
-# Convolutions of timm and smp that pad as TensorFlow does, with zeros and in their own `forward`.
-_SAME_CONVOLUTIONS = ("Conv2dSame", "Conv2dStaticSamePadding")
 
 
 class Segmenter(nn.Module):
@@ -161,7 +158,7 @@ class Architecture:
         else:
             network = _build_fcn(self, weights)
         if self.padding == "reflect":
-            _reflect_borders(network, self.encoder)
+            reflect_borders(network, self.encoder)
         network.least_size = _find_least_size(network, self)
         return network
 
@@ -300,40 +297,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise ModelError(f"{path}: needed is a plain dictionary of weights, as `state_dict()` returns it")
     return weights
-
-
-def _reflect_borders(network: nn.Module, encoder: str) -> None:
-    """Make convolutions mirror the map at its border, all but the widely dilated ones."""
-    for conv in network.modules():
-        if not isinstance(conv, nn.Conv2d):
-            continue
-        border = _border(conv)
-        if not 0 < max(border) <= _WIDEST_REFLECTION:
-            continue
-        if type(conv).__name__ in _SAME_CONVOLUTIONS:
-            conv.__class__ = nn.Conv2d  # Its own `forward` does no more than pad with zeros.
-        elif type(conv).forward is not nn.Conv2d.forward:
-            raise ModelError(
-                f"{encoder} pads inside its own {type(conv).__name__}, where reflection cannot reach: use --padding zeros"
-            )
-        conv.padding_mode = "reflect"
-        # Derived in the constructor from the padding of that moment, and all that `forward` looks at in this mode.
-        conv._reversed_padding_repeated_twice = border
-
-
-def _border(conv: nn.Conv2d) -> list[int]:
-    """What a convolution pads, in the order of F.pad: left, right, top, bottom."""
-    static = getattr(conv, "static_padding", None)
-    if isinstance(static, nn.ZeroPad2d):
-        return list(static.padding)
-    if type(conv).__name__ == "Conv2dSame":
-        # It pads so that out = in / stride; as in is a multiple of stride (`size_divisor`), that is always this much.
-        sizes = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
-        totals = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in sizes]
-        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
-    if isinstance(conv.padding, str):
-        return conv._reversed_padding_repeated_twice
-    return [side for side in reversed(conv.padding) for _ in range(2)]
 
 
 def _find_least_size(network: Segmenter, architecture: Architecture) -> int:

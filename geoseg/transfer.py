@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from geoseg.bundle import Bundle
 from geoseg.errors import MismatchError
+from geoseg.fcn import ScoreDecoder
 from geoseg.legend import Legend
 from geoseg.models import Architecture, Segmenter
 from geoseg.spec import ImageSpec
@@ -65,15 +67,27 @@ def start_from(bundle: Bundle, architecture: Architecture, legend: Legend) -> Se
     """
     network = architecture.build()
     own, known = network.state_dict(), bundle.network().state_dict()
-    old_names = bundle.legend.names
-    shared = [(new, old_names.index(name)) for new, name in enumerate(legend.names) if name in old_names]
-    scored = architecture.classes > 1 and bundle.architecture.classes > 1 and legend.names != old_names
+    names = bundle.legend.names
+    shared = [(new, names.index(name)) for new, name in enumerate(legend.names) if name in names]
+    as_before = legend.names == names or 1 in (architecture.classes, bundle.architecture.classes)
     for name, weight in own.items():
-        classwise = scored and name.startswith("segmentation_head.") and len(weight) == len(legend)
-        if classwise:
+        over_classes = 0 if as_before else _class_dimensions(network, name)
+        if over_classes == 1:
             for new, old in shared:
                 weight[new] = known[name][old]
+        elif over_classes == 2:
+            for (new, old), (new_too, old_too) in product(shared, repeat=2):
+                weight[new, new_too] = known[name][old, old_too]
         elif weight.shape == known[name].shape:
             weight.copy_(known[name])
     network.load_state_dict(own)
     return network
+
+
+def _class_dimensions(network: Segmenter, name: str) -> int:
+    """How many of a weight's dimensions, the first ones, go over the classes."""
+    if name.startswith("segmentation_head."):
+        return 1
+    if isinstance(network.decoder, ScoreDecoder):
+        return {"scores": 1, "ups": 2, "last": 2}.get(name.split(".")[1], 0)
+    return 0

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +23,10 @@ from geoseg import fcn, fitting
 from geoseg.bundle import open_bundle
 from geoseg.chips import open_chips
 from geoseg.errors import DataWarning, InputError, LearningError, MismatchError, ModelError, OutputExistsError
-from geoseg.models import Segmenter
+from geoseg.legend import parse_legend
+from geoseg.models import Architecture, Segmenter
 from geoseg.recipe import Recipe, load_recipe, recipe_names
+from geoseg.transfer import start_from
 
 QUICK = {"width": 2, "epochs": 4, "batch_size": 4, "dropout": 0.2, "lr": 1e-2}
 
@@ -230,7 +234,7 @@ def test_patience_and_time_end_a_run(chips, tmp_path):
 def test_a_moving_average_is_what_is_kept(chips, tmp_path):
     """A decay of almost 1 keeps the weights where they began, whatever is learned."""
     options = QUICK | {"epochs": 2, "batch_size": 8}
-    geoseg.train(chips, out=tmp_path / "plain", **options)
+    geoseg.train(chips, out=tmp_path / "plain", ema=0.0, **options)
     geoseg.train(chips, out=tmp_path / "average", ema=0.9999, **options)
     head = "segmentation_head.weight"
     torch.manual_seed(0)
@@ -327,7 +331,7 @@ def test_fine_tuning_to_another_legend_carries_weights_and_facts(chips, tmp_path
     for band in facts["image"]["bands"]:
         band["statistics"]["p1"] -= 50
     (folder / "chips.json").write_text(json.dumps(facts))
-    new = geoseg.train(folder, out=tmp_path / "new", init=old, epochs=1, lr=0.0, batch_size=4)
+    new = geoseg.train(folder, out=tmp_path / "new", init=old, epochs=1, lr=0.0, batch_size=4, ema=0.0)
     assert new.architecture.width == 2
     assert new.architecture.dropout == old.architecture.dropout
     assert [(band.offset, band.scale, band.clip) for band in new.image.bands] == [
@@ -340,6 +344,25 @@ def test_fine_tuning_to_another_legend_carries_weights_and_facts(chips, tmp_path
         assert torch.equal(before[head][row], after[head][row]) == carried
     learned = [name for name in before if name.endswith("weight") and not name.startswith("segmentation_head")]
     assert all(torch.equal(before[name], after[name]) for name in learned)
+
+
+def test_classes_that_change_places_take_their_scores_along():
+    """In an FCN the transposed convolutions, too, go from classes to classes."""
+    torch.manual_seed(0)
+    facts = Architecture("fcn16s", "resnet18", in_channels=3, classes=2)
+    old = facts.build().eval()
+    for up in (*old.decoder.ups, old.decoder.last):
+        torch.nn.init.normal_(up.weight)
+    bundle = SimpleNamespace(legend=parse_legend("0=soil,1=crop"), architecture=facts, network=lambda: old)
+    wider = replace(facts, classes=3)
+    new = start_from(bundle, wider, parse_legend("0=crop,1=water,2=soil")).eval()
+    for name in ("scores.0.weight", "scores.1.bias"):
+        before, after = old.decoder.state_dict()[name], new.decoder.state_dict()[name]
+        assert torch.equal(after[[2, 0]], before)
+    for name in ("ups.0.weight", "last.weight"):
+        before, after = old.decoder.state_dict()[name], new.decoder.state_dict()[name]
+        assert torch.equal(after[[2, 0]][:, [2, 0]], before)
+        assert not torch.equal(after[1, 1], before[1, 1])
 
 
 def test_weights_for_another_network_or_other_bands_are_refused(chips, tmp_path, write_scene):
