@@ -15,7 +15,8 @@ from typing import Any
 import lightning
 import safetensors.torch
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from geoseg.augment import parse_augment
 from geoseg.chips import ChipFolder
@@ -126,7 +127,13 @@ class Checkpoints(Checkpoint):
         figure = trainer.callback_metrics.get("val_miou")
         best = figure is None or float(figure) > self._best
         numbered = bool(self._save_every) and epoch % self._save_every == 0
-        wanted = best or numbered or epoch == trainer.max_epochs or started - self._saved >= self._cost / _SAVING_SHARE
+        # Where nothing is validated each epoch is the best so far, and need not be kept for that.
+        wanted = (
+            (best and figure is not None)
+            or numbered
+            or epoch == trainer.max_epochs
+            or started - self._saved >= self._cost / _SAVING_SHARE
+        )
         if not trainer.strategy.broadcast(wanted):
             return
         if best and figure is not None:
@@ -258,7 +265,7 @@ def _callbacks(
         Checkpoints(checkpoints, save_every=recipe.save_every),
     ]
     if recipe.ema:
-        found.append(EMAWeightAveraging(decay=recipe.ema))
+        found.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)))  # all weights at once: faster
     if recipe.early_stop and validates:
         found.append(EarlyStopping("val_miou", patience=recipe.early_stop, mode="max", check_finite=False))
     return found

@@ -105,8 +105,13 @@ class ImageSpec:
             for column in zip(*((*band.clip, band.offset, band.scale) for band in self.bands), strict=True)
         )
         with np.errstate(invalid="ignore", over="ignore"):  # NaN, inf, -1.8e308 stand only where a pixel is not valid
-            scaled = (np.clip(pixels.astype(np.float32), low, high) - offset) / scale
-        return np.where(valid, scaled, np.float32(0))
+            scaled = pixels.astype(np.float32)
+            np.clip(scaled, low, high, out=scaled)
+            scaled -= offset
+            scaled /= scale
+        if not valid.all():
+            scaled[:, ~valid] = 0
+        return scaled
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in JSON files."""
