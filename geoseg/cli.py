@@ -98,6 +98,10 @@ class _Bar:
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process draws a bar of its own."""
+        return {"_quiet": self._quiet, "_stage": "", "_bar": None}
+
     def say(self, line: str) -> None:
         """A line above the bar."""
         if self._bar is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,14 +17,14 @@ from typing import Any
 import lightning
 import safetensors.torch
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from geoseg.augment import parse_augment
 from geoseg.chips import ChipFolder
-from geoseg.errors import DataWarning, GeosegError, LearningError, ModelError
+from geoseg.errors import DataWarning, LearningError, ModelError
 from geoseg.learning import History, SegmentationTask
-from geoseg.progress import Progress
+from geoseg.progress import Progress, silent
 from geoseg.recipe import Recipe
 from geoseg.samples import ChipDataset, training_loader, validation_loader
 from geoseg.spec import ImageSpec
@@ -65,12 +67,16 @@ class Fitted:
         weights: of the best epoch, by name.
         rows: the history, see `History`.
         scores: all validation scores of each epoch.
+        best: index of the epoch that the weights are of.
+        finished: whether no epoch is left to go on with.
         interruption: what ended it before its time, to be raised when the weights are safe.
     """
 
     weights: dict[str, torch.Tensor]
     rows: list[dict[str, Any]]
     scores: list[dict[str, Any]]
+    best: int
+    finished: bool
     interruption: BaseException | None
 
 
@@ -120,47 +126,76 @@ class Checkpoints(Checkpoint):
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = state_dict["best"]
+        # The best may have been lost with its file; then it is the best of what is to come.
+        self._best = state_dict["best"] if (self._folder / BEST).exists() else float("-inf")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         epoch, started = trainer.current_epoch + 1, time.monotonic()
-        figure = trainer.callback_metrics.get("val_miou")
-        best = figure is None or float(figure) > self._best
+        judged = "val_miou" in trainer.callback_metrics
+        figure = float(trainer.callback_metrics.get("val_miou", 0.0))
+        better = judged and figure > self._best
         numbered = bool(self._save_every) and epoch % self._save_every == 0
-        # Where nothing is validated each epoch is the best so far, and need not be kept for that.
-        wanted = (
-            (best and figure is not None)
-            or numbered
-            or epoch == trainer.max_epochs
-            or started - self._saved >= self._cost / _SAVING_SHARE
-        )
-        if not trainer.strategy.broadcast(wanted):
+        ends = epoch == trainer.max_epochs or trainer.should_stop
+        due = started - self._saved >= self._cost / _SAVING_SHARE
+        if not trainer.strategy.broadcast(better or numbered or ends or due):
             return
-        if best and figure is not None:
-            self._best = float(figure)
-        self._save(trainer, best)
+        if better:
+            self._best = figure
+        # Where nothing is validated each epoch is the best so far.
+        self._save(trainer, best=better or not judged)
         if numbered and trainer.is_global_zero:
             weights = {name: tensor.contiguous() for name, tensor in _weights(self._folder / LAST).items()}
-            safetensors.torch.save_file(weights, self._folder / f"epoch_{epoch:03d}.safetensors")
+            partial = self._folder / f".epoch_{epoch:03d}.part"
+            safetensors.torch.save_file(weights, partial)
+            os.replace(partial, self._folder / f"epoch_{epoch:03d}.safetensors")
         self._saved = time.monotonic()
         self._cost = self._saved - started
 
-    def _save(self, trainer: lightning.Trainer, best: bool) -> None:
-        last, partial = self._folder / LAST, self._folder / f".{LAST}.part"
+    def _save(self, trainer: lightning.Trainer, *, best: bool) -> None:
+        partial = self._folder / f".{LAST}.part"
         trainer.save_checkpoint(partial)  # a task of all processes, of which one writes
         if not trainer.is_global_zero:
             return
-        if last.exists():
-            os.replace(last, self._folder / PREVIOUS)
-        # Not forced onto the disk, which takes longer than many an epoch: a kill loses nothing, and after a power cut the
-        # one before is read.
-        os.replace(partial, last)
+        # Nothing is forced onto the disk, which takes longer than many an epoch: a kill loses nothing, and after a power
+        # cut the one before is read. The best goes first: killed after that, the run comes to this epoch again.
         if best:
-            # Another name for the same file: `last` will be replaced, never written to.
-            link = self._folder / f".{BEST}.part"
-            link.unlink(missing_ok=True)
-            os.link(last, link)
-            os.replace(link, self._folder / BEST)
+            _copy(partial, self._folder / BEST)
+        if (self._folder / LAST).exists():
+            os.replace(self._folder / LAST, self._folder / PREVIOUS)
+        os.replace(partial, self._folder / LAST)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Another name for a file that will be replaced, but never written to; a copy where the disk knows no such names."""
+    partial = target.with_name(f".{target.name}.part")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+class _Average:
+    """The moving average of all weights at once, as torch computes it, in a form that can be sent to another process.
+
+    The decay rises from 0.1 with the steps, as TensorFlow's `ExponentialMovingAverage` has it, so that the random weights of
+    the beginning are soon forgotten, in a short run too.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self._decay = decay
+
+    def __call__(self, average: Any, current: Any, count: Any) -> None:
+        steps = float(count)
+        get_ema_multi_avg_fn(min(self._decay, (1 + steps) / (10 + steps)))(average, current, count)
+
+
+class _TimeLimit(Timer):
+    """Counts the time of this process, not that of the run it goes on with: clusters give so much to each."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 def fit(
@@ -182,25 +217,26 @@ def fit(
 
     Raises:
         torch.OutOfMemoryError: the batch does not fit.
-        GeosegError: it ended before an epoch was over.
+        LearningError: it ended before an epoch was over.
     """
     on_gpu = machine.device.type == "cuda"
     # On a CPU the network wants every core; on a GPU reading must not keep it waiting.
     workers = machine.workers if machine.workers is not None else (min(8, os.cpu_count() or 1) if on_gpu else 0)
     chips = ChipModule(folder, image, recipe, workers, seed)
     validates = bool(folder.of("val"))
-    history = History(progress, validates=validates)
+    history = History(progress if machine.devices == 1 else _sent(progress), validates=validates)
     begun = find_checkpoint(checkpoints) if resume else None
+    callbacks = _callbacks(recipe, history, checkpoints, machine, validates)
     interruption: BaseException | None = None
     with _quiet_lightning():
         trainer = lightning.Trainer(
             accelerator="gpu" if on_gpu else machine.device.type,
             devices=_devices(machine), strategy="ddp_spawn" if machine.devices > 1 else "auto",
             use_distributed_sampler=False, precision=_PRECISIONS[machine.dtype], max_epochs=recipe.epochs,
-            max_time=machine.max_time, accumulate_grad_batches=recipe.accumulate,
+            accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.gradient_clip or None, deterministic=machine.deterministic,
             limit_val_batches=None if validates else 0,
-            callbacks=_callbacks(recipe, history, checkpoints, validates), logger=_logger(machine),
+            callbacks=callbacks, logger=_logger(machine),
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             default_root_dir=checkpoints, log_every_n_steps=1,
         )  # fmt: skip
@@ -217,9 +253,14 @@ def fit(
                 raise
             raise known from error
     if not (checkpoints / BEST).exists():
-        raise interruption or GeosegError("training ended before the first epoch was over")
-    state = _load(checkpoints / LAST)["callbacks"][history.state_key]
-    return Fitted(_weights(checkpoints / BEST), state["rows"], state["scores"], interruption)
+        raise interruption or LearningError("training ended before the first epoch was over; give it more time")
+    # Of several processes none is this one: what they have learned stands in their checkpoint.
+    state = history.state_dict() if machine.devices == 1 else _load(checkpoints / LAST)["callbacks"][history.state_key]
+    finished = len(state["rows"]) >= recipe.epochs or any(
+        isinstance(callback, EarlyStopping) and callback.stopped_epoch for callback in callbacks
+    )
+    best = int(_load(checkpoints / BEST)["epoch"])
+    return Fitted(_weights(checkpoints / BEST), state["rows"], state["scores"], best, finished, interruption)
 
 
 def find_checkpoint(checkpoints: Path) -> Path | None:
@@ -228,18 +269,28 @@ def find_checkpoint(checkpoints: Path) -> Path | None:
     Raises:
         ModelError: there are some, but none can be read.
     """
-    there = [path for path in (checkpoints / LAST, checkpoints / PREVIOUS) if path.exists()]
-    for path in there:
-        try:
-            _load(path)
-        except Exception:  # a damaged file makes torch.load raise almost anything
-            continue
-        if path is not there[0]:
-            warnings.warn(f"{there[0]}: damaged, so training goes on from {path.name}", DataWarning, stacklevel=2)
-        return path
-    if there:
-        raise ModelError(f"{there[0]}: cannot be read as a checkpoint; start anew with --overwrite")
+    last, previous, best = (checkpoints / name for name in (LAST, PREVIOUS, BEST))
+    if best.exists() and not _readable(best):
+        warnings.warn(f"{best}: damaged, so the best epoch from here on will be kept", DataWarning, stacklevel=2)
+        best.unlink()
+    if _readable(last):
+        return last
+    if _readable(previous):
+        if last.exists():
+            warnings.warn(f"{last}: damaged, so training goes on from {previous.name}", DataWarning, stacklevel=2)
+        os.replace(previous, last)
+        return last
+    if last.exists() or previous.exists():
+        raise ModelError(f"{last}: cannot be read as a checkpoint; start anew with --overwrite")
     return None
+
+
+def _readable(path: Path) -> bool:
+    try:
+        _load(path)
+    except Exception:  # a damaged file makes torch.load raise almost anything
+        return False
+    return True
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -251,6 +302,15 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix("network."): weight for name, weight in state.items() if name.startswith("network.")}
 
 
+def _sent(progress: Progress) -> Progress:
+    """What of the caller's progress another process can be given."""
+    try:
+        pickle.dumps(progress)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return silent
+    return progress
+
+
 def _devices(machine: Machine) -> Any:
     if machine.devices > 1 or machine.device.type != "cuda":
         return machine.devices
@@ -258,14 +318,16 @@ def _devices(machine: Machine) -> Any:
 
 
 def _callbacks(
-    recipe: Recipe, history: History, checkpoints: Path, validates: bool
+    recipe: Recipe, history: History, checkpoints: Path, machine: Machine, validates: bool
 ) -> list[lightning.pytorch.callbacks.Callback]:
     found: list[lightning.pytorch.callbacks.Callback] = [
         history,
         Checkpoints(checkpoints, save_every=recipe.save_every),
     ]
     if recipe.ema:
-        found.append(WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)))  # all weights at once: faster
+        found.append(WeightAveraging(multi_avg_fn=_Average(recipe.ema)))
+    if machine.max_time:
+        found.append(_TimeLimit(machine.max_time))
     if recipe.early_stop and validates:
         found.append(EarlyStopping("val_miou", patience=recipe.early_stop, mode="max", check_finite=False))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from geoseg.augment import parse_augment
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.chips import ChipFolder
-from geoseg.errors import MismatchError
+from geoseg.errors import DataWarning, FormatError, MismatchError, ModelError
 from geoseg.files import read_json
 from geoseg.losses import create_loss, output_channels, parse_class_weights
 from geoseg.models import Architecture, Segmenter
@@ -63,10 +64,24 @@ def make_plan(recipe: str, options: dict[str, Any], init: str | Path | None, see
     """
     chosen = load_recipe(recipe)
     if init is not None:
+        for name in ("encoder_weights", "scale"):
+            if options[name] is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise MismatchError(f"{option} {options[name]}: --init {init} brings its own; leave {option} out")
         known = open_bundle(init).architecture
         taken = {name: getattr(known, name) for name in ("arch", "encoder", "width", "padding", "dropout")}
-        chosen = replace(chosen, **taken, encoder_weights="none")
+        chosen = replace(chosen, **taken, encoder_weights="none", scale="")
     chosen = chosen.override(**options)
+    Architecture(chosen.arch, padding=chosen.padding, dropout=chosen.dropout)
+    if chosen.arch == "unet" and options["encoder"] is not None:
+        raise ModelError(f"--encoder {options['encoder']}: unet has its own; give --arch smp-unet, or another, with it")
+    if chosen.arch != "unet" and options["width"] is not None:
+        raise ModelError(f"--width {options['width']}: is of unet, and {chosen.arch} has none; leave it out")
+    if chosen.freeze_encoder and chosen.encoder_weights == "none" and init is None:
+        warnings.warn(
+            "--freeze-encoder: the encoder is frozen with random weights; give --encoder-weights or --init", DataWarning,
+            stacklevel=3,
+        )  # fmt: skip
     create_loss(chosen.loss)
     create_optimizer(chosen.optimizer, [torch.nn.Parameter()], lr=chosen.lr, weight_decay=chosen.weight_decay)
     parse_schedule(chosen.schedule)
@@ -74,27 +89,42 @@ def make_plan(recipe: str, options: dict[str, Any], init: str | Path | None, see
     return TrainingPlan(recipe, chosen, None if init is None else str(Path(init).resolve()), seed)
 
 
-def read_plan(path: Path, options: dict[str, Any], folder: ChipFolder) -> TrainingPlan:
-    """The plan of a run that was cut off.
+def read_plan(
+    path: Path, folder: ChipFolder, options: dict[str, Any], *, recipe: str, init: str | Path | None, seed: int
+) -> TrainingPlan:
+    """The plan of a run that was cut off; what is given now, other than by default, has to agree with it.
 
     Raises:
         MismatchError: other options or other chips are given now.
-        FormatError: damaged.
+        FormatError: damaged, or written by a version with other recipes.
     """
     document = read_json(path, newest=_FORMAT, what="the plan of an unfinished run")
-    recipe = Recipe.from_dict(document["recipe"])
-    for name, value in options.items():
-        if value is not None and value != getattr(recipe, name):
-            option = f"--{name.replace('_', '-')}"
+    try:
+        plan = TrainingPlan(
+            document["recipe_name"], Recipe.from_dict(document["recipe"]), document["init"], document["seed"]
+        )
+        fingerprint = document["chips_sha256"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path}: {error} is missing or not as it should be; begin anew with --overwrite") from None
+    given = {**options, "recipe": None if recipe == "default" else recipe, "seed": seed or None}
+    given["init"] = None if init is None else str(Path(init).resolve())
+    known = {**plan.recipe.to_dict(), "recipe": plan.recipe_name, "seed": plan.seed, "init": plan.init}
+    for name, value in given.items():
+        if value is None or value == known[name]:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name in ("batch_size", "accumulate"):  # may have been changed to fit into memory
+            warnings.warn(f"{path.parent}: goes on with {option} {known[name]}", DataWarning, stacklevel=3)
+        else:
             raise MismatchError(
-                f"{path.parent}: this run has {option} {getattr(recipe, name)}, not {value}; leave {option} out to go on "
-                "with it, or begin anew with --overwrite"
+                f"{path.parent}: this run has {option} {known[name]}, not {value}; leave {option} out to go on with it, or "
+                "begin anew with --overwrite"
             )
-    if document["chips_sha256"] != _fingerprint(folder):
+    if fingerprint != _fingerprint(folder):
         raise MismatchError(
             f"{path.parent}: this run was begun with other chips than {folder.path} holds now; begin anew with --overwrite"
         )
-    return TrainingPlan(document["recipe_name"], recipe, document["init"], document["seed"])
+    return plan
 
 
 @dataclass(frozen=True)

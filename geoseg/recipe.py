@@ -57,7 +57,7 @@ class Recipe:
         """
         recipe = replace(self, **{name: value for name, value in options.items() if value is not None})
         for name, least in _LEAST.items():
-            if getattr(recipe, name) < least:
+            if not least <= getattr(recipe, name) < float("inf"):
                 raise ModelError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: {least} or more is needed")
         if not 0 <= recipe.ema < 1:
             raise ModelError(f"--ema {recipe.ema}: 0 (none) or more, and less than 1, is needed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 import warnings
@@ -18,7 +19,7 @@ from geoseg.chips import ChipFolder
 from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling
 from geoseg.errors import DataWarning, Faults, GeosegError, InputError, LearningError, ModelError, OutputExistsError
 from geoseg.files import refuse_existing, stage, write_json
-from geoseg.fitting import LAST, Fitted, Machine, fit
+from geoseg.fitting import LAST, PREVIOUS, Fitted, Machine, fit
 from geoseg.inference import choose_device, choose_precision, precision_name
 from geoseg.learning import SegmentationTask
 from geoseg.pictures import open_samples
@@ -144,11 +145,14 @@ def train(
     unfinished = (checkpoints / _PLAN).exists()
     resumed = resume and unfinished
     with faults.collect():
-        _refuse_earlier(out, unfinished, resumed or overwrite)
+        _refuse_earlier(out, Path(chips), unfinished, resume, resumed or overwrite)
     with faults.collect():
         folder = open_samples(chips, progress=progress)
         _refuse_empty(folder)
     with faults.collect():
+        for name, number in (("seed", seed), ("workers", workers)):
+            if number is not None and number < 0:
+                raise InputError(f"--{name} {number}: 0 or more is needed")
         processor = choose_device(device)
         machine = Machine(
             processor, _checked_devices(processor, devices), choose_precision(processor, precision), workers,
@@ -158,29 +162,40 @@ def train(
     automatic = batch_size == "auto"
     if automatic:
         options["batch_size"] = _largest_batch(folder, machine)
-    plan = read_plan(checkpoints / _PLAN, options, folder) if resumed else make_plan(recipe, options, init, seed)
+    if resumed:
+        plan = read_plan(checkpoints / _PLAN, folder, options, recipe=recipe, init=init, seed=seed)
+    else:
+        plan = make_plan(recipe, options, init, seed)
     if resume and not unfinished:
         warnings.warn(f"{out}: no unfinished run is here, so a new one begins", DataWarning, stacklevel=2)
     lesson = prepare(plan, folder)
     with stage(out, last=CARD, replaces=_earlier_files(out), overwrite=overwrite or resumed) as staging:
         lesson, fitted = _fit(lesson, machine, checkpoints, resumed, automatic, progress)
         _write(staging, lesson, fitted, machine)
-    if fitted.interruption is None or isinstance(fitted.interruption, LearningError):
+    if fitted.finished or isinstance(fitted.interruption, LearningError):
         _clear(checkpoints)
-    kept = f"{out} holds epoch {_best(fitted) + 1}, the best before"
+    kept = f"{out} holds epoch {fitted.best + 1}, the best so far"
     if isinstance(fitted.interruption, LearningError):
         raise LearningError(f"{fitted.interruption}; {kept}") from fitted.interruption
     if isinstance(fitted.interruption, KeyboardInterrupt):
-        raise KeyboardInterrupt(f"{kept}; --resume goes on")
+        raise KeyboardInterrupt(f"{kept}; --resume goes on with the run")
     if fitted.interruption is not None:
         raise fitted.interruption
     return open_bundle(out)
 
 
-def _refuse_earlier(out: Path, unfinished: bool, allowed: bool) -> None:
+def _refuse_earlier(out: Path, chips: Path, unfinished: bool, resume: bool, allowed: bool) -> None:
+    if out.resolve() == chips.resolve():
+        raise InputError(f"--out {out}: is the folder of the chips; choose another")
     if unfinished and not allowed:
         raise OutputExistsError(
-            f"{out}: an unfinished run is here; go on with it by --resume, or begin anew with --overwrite"
+            f"{out}: a run is here that is unfinished, or still going on; go on with it by --resume, or begin anew with "
+            "--overwrite"
+        )
+    if resume and not allowed and (out / CARD).exists():
+        raise OutputExistsError(
+            f"{out}: this run has ended, nothing is left to go on with; to learn more, train from it with --init {out} "
+            "--out OTHER"
         )
     refuse_existing([out / name for name in (CARD, WEIGHTS, HISTORY, CURVES)], allowed)
 
@@ -206,8 +221,8 @@ def _checked_time(text: str | None) -> str | None:
 
 
 def _checked_devices(device: torch.device, devices: int) -> int:
-    there = {"cpu": None, "cuda": torch.cuda.device_count()}.get(device.type, 1)
-    if devices < 1 or (there is not None and devices > there):
+    there = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    if not 1 <= devices <= there:
         raise ModelError(f"--devices {devices}: 1 to {there} are possible with --device {device.type}")
     return devices
 
@@ -229,7 +244,7 @@ def _fit(
         The lesson as it was learned in the end, and what was learned.
     """
     if not resumed:
-        _clear(checkpoints)
+        _clear(checkpoints, kept="")
         checkpoints.mkdir(parents=True, exist_ok=True)
     try:
         while True:
@@ -245,7 +260,7 @@ def _fit(
             except torch.OutOfMemoryError:
                 lesson = _halved(lesson, automatic)
     except BaseException:
-        if not (checkpoints / LAST).exists():
+        if not any((checkpoints / name).exists() for name in (LAST, PREVIOUS)):
             _clear(checkpoints)
         raise
 
@@ -265,12 +280,13 @@ def _halved(lesson: Lesson, automatic: bool) -> Lesson:
     return replace(lesson, plan=replace(lesson.plan, recipe=smaller))
 
 
-def _clear(checkpoints: Path) -> None:
-    """Take away what a run goes on from; the weights of `--save-every` stay."""
+def _clear(checkpoints: Path, *, kept: str = ".safetensors") -> None:
+    """Take away what a run goes on from, and, of an earlier run, the weights of `--save-every`."""
     if not checkpoints.is_dir():
         return
     for path in checkpoints.iterdir():
-        if path.suffix != ".safetensors":
+        ours = path.suffix in (".ckpt", ".part", ".safetensors") or path.name == _PLAN
+        if path.is_file() and ours and path.suffix != kept:
             path.unlink()
     if not any(checkpoints.iterdir()):
         checkpoints.rmdir()
@@ -288,7 +304,7 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
     plan, rows = lesson.plan, fitted.rows
     _write_history(staging / HISTORY, rows)
     draw_curves(rows, staging / CURVES)
-    best = _best(fitted)
+    best = fitted.best
     facts = {
         "recipe": plan.recipe_name, **plan.recipe.to_dict(), "init": plan.init and Path(plan.init).name,
         "seed": plan.seed, "precision": precision_name(machine.dtype), "device": machine.device.type,
@@ -300,14 +316,6 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
         staging, fitted.weights, architecture=lesson.architecture, image=lesson.image, legend=lesson.folder.legend,
         training=facts, metrics=fitted.scores[best] if fitted.scores else {},
     )  # fmt: skip
-
-
-def _best(fitted: Fitted) -> int:
-    """Index of the epoch that was kept: the first of the best, or the last where nothing was validated."""
-    if not fitted.scores:
-        return len(fitted.rows) - 1
-    figures = [row["val_miou"] for row in fitted.rows]
-    return figures.index(max(figures))
 
 
 def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:

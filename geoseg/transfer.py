@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from itertools import product
 
 from geoseg.bundle import Bundle
-from geoseg.errors import MismatchError
+from geoseg.errors import DataWarning, MismatchError
 from geoseg.fcn import ScoreDecoder
 from geoseg.legend import Legend
 from geoseg.models import Architecture, Segmenter
@@ -69,18 +70,25 @@ def start_from(bundle: Bundle, architecture: Architecture, legend: Legend) -> Se
     own, known = network.state_dict(), bundle.network().state_dict()
     names = bundle.legend.names
     shared = [(new, names.index(name)) for new, name in enumerate(legend.names) if name in names]
-    as_before = legend.names == names or 1 in (architecture.classes, bundle.architecture.classes)
+    if 1 in (architecture.classes, bundle.architecture.classes):  # one channel stands for two classes at once
+        same = legend.names == names and architecture.classes == bundle.architecture.classes
+        shared = [(0, 0)] if same else []
     for name, weight in own.items():
-        over_classes = 0 if as_before else _class_dimensions(network, name)
+        over_classes = _class_dimensions(network, name)
         if over_classes == 1:
             for new, old in shared:
                 weight[new] = known[name][old]
         elif over_classes == 2:
             for (new, old), (new_too, old_too) in product(shared, repeat=2):
                 weight[new, new_too] = known[name][old, old_too]
-        elif weight.shape == known[name].shape:
+        else:
             weight.copy_(known[name])
     network.load_state_dict(own)
+    if len(shared) < architecture.classes:
+        begin = [name for new, name in enumerate(legend.names) if new not in dict(shared)]
+        warnings.warn(
+            f"{bundle.path}: knows nothing of {', '.join(begin)}, which begin at random", DataWarning, stacklevel=3
+        )
     return network
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,15 @@ import geoseg
 from geoseg import fcn, fitting
 from geoseg.bundle import open_bundle
 from geoseg.chips import open_chips
-from geoseg.errors import DataWarning, InputError, LearningError, MismatchError, ModelError, OutputExistsError
+from geoseg.errors import (
+    DataWarning,
+    FormatError,
+    InputError,
+    LearningError,
+    MismatchError,
+    ModelError,
+    OutputExistsError,
+)
 from geoseg.legend import parse_legend
 from geoseg.models import Architecture, Segmenter
 from geoseg.recipe import Recipe, load_recipe, recipe_names
@@ -115,7 +124,7 @@ def test_a_killed_process_leaves_what_another_goes_on_from(chips, tmp_path):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    with pytest.raises(OutputExistsError, match="an unfinished run is here; go on with it by --resume"):
+    with pytest.raises(OutputExistsError, match="unfinished, or still going on; go on with it by --resume"):
         geoseg.train(chips, out=tmp_path / "cut")
     geoseg.train(chips, out=tmp_path / "cut", resume=True)
     geoseg.train(chips, out=tmp_path / "whole", width=2, epochs=12, batch_size=4)
@@ -133,10 +142,80 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(chips, tmp_path):
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
+def test_a_kill_between_two_names_loses_nothing(chips, tmp_path):
+    steps = len(open_chips(chips).of("train")) // 4
+    cut_off(chips, tmp_path / "cut", 2 * steps + 1, **QUICK)
+    (tmp_path / "cut" / "checkpoints" / fitting.LAST).unlink()
+    cut_off(chips, tmp_path / "cut", steps + 1, resume=True)  # before anything new is kept
+    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "whole", **QUICK)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_best_epoch_that_is_damaged_is_let_go(chips, tmp_path):
+    steps = len(open_chips(chips).of("train")) // 4
+    cut_off(chips, tmp_path / "cut", 2 * steps + 1, **QUICK)
+    best = tmp_path / "cut" / "checkpoints" / fitting.BEST
+    content = best.read_bytes()
+    best.unlink()
+    best.write_bytes(content[:5000])
+    with pytest.warns(DataWarning, match=r"best\.ckpt: damaged, so the best epoch from here on will be kept"):
+        made = geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    assert made.training["best_epoch"] > 2
+
+
+def test_a_disk_without_second_names_for_files_will_do(chips, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    geoseg.train(chips, out=tmp_path / "copied", **QUICK)
+    monkeypatch.undo()
+    geoseg.train(chips, out=tmp_path / "linked", **QUICK)
+    assert same(weights(tmp_path / "copied"), weights(tmp_path / "linked"))
+
+
+def test_a_run_that_has_ended_is_not_begun_again(chips, tmp_path):
+    geoseg.train(chips, out=tmp_path / "model", **QUICK | {"epochs": 1})
+    with pytest.raises(OutputExistsError, match=r"this run has ended, nothing is left to go on with; .*--init"):
+        geoseg.train(chips, out=tmp_path / "model", resume=True)
+
+
+def test_a_run_that_its_time_has_ended_can_be_gone_on_with(chips, tmp_path):
+    options = QUICK | {"epochs": 60}
+    first = geoseg.train(chips, out=tmp_path / "cut", max_time="00:00:00:02", **options)
+    assert 1 <= first.training["epochs_run"] < 60
+    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "whole", **options)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_the_last_epoch_is_kept_where_none_is_judged_however_slow_the_disk(chips, tmp_path, monkeypatch):
+    folder = tmp_path / "chips"
+    shutil.copytree(chips, folder)
+    facts = json.loads((folder / "chips.json").read_text())
+    facts["chips"] = [chip for chip in facts["chips"] if chip["split"] != "val"]
+    (folder / "chips.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(fitting, "_SAVING_SHARE", 1e-9)
+    with pytest.warns(DataWarning, match="the last epoch is kept"):
+        made = geoseg.train(folder, out=tmp_path / "model", max_time="00:00:00:02", **QUICK | {"epochs": 100_000})
+    assert made.training["best_epoch"] == made.training["epochs_run"] > 1
+
+
 def test_going_on_with_other_options_or_chips_is_refused(chips, tmp_path):
     cut_off(chips, tmp_path / "cut", 9, **QUICK)
-    with pytest.raises(MismatchError, match=r"this run has --epochs 4, not 9; leave --epochs out"):
-        geoseg.train(chips, out=tmp_path / "cut", resume=True, epochs=9)
+    for option, had in {"epochs": 4, "seed": 0, "recipe": "default", "init": None}.items():
+        other = {"epochs": 9, "seed": 7, "recipe": "farmland", "init": "nowhere"}[option]
+        with pytest.raises(MismatchError, match=rf"this run has --{option} {had}, not .*; leave --{option} out"):
+            geoseg.train(chips, out=tmp_path / "cut", resume=True, **{option: other})
+    with pytest.warns(DataWarning, match="goes on with --batch-size 4"):
+        cut_off(chips, tmp_path / "cut", 9, resume=True, batch_size=16)
+    plan = tmp_path / "cut" / "checkpoints" / "run.json"
+    whole = plan.read_text()
+    plan.write_text(whole.replace('"lr"', '"rate"'))
+    with pytest.raises(FormatError, match=r"run\.json: 'lr' is missing"):
+        geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    plan.write_text(whole)
     other = tmp_path / "chips"
     shutil.copytree(chips, other)
     facts = json.loads((other / "chips.json").read_text())
@@ -160,7 +239,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_can_be_gone_on_from(chips, tmp_path):
         if done == 2 * steps + 1:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=r"cut holds epoch [12], the best before; --resume goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"cut holds epoch [12], the best so far; --resume goes on"):
         geoseg.train(chips, out=tmp_path / "cut", progress=interrupt, **QUICK)
     assert open_bundle(tmp_path / "cut").training["epochs_run"] == 2
     geoseg.train(chips, out=tmp_path / "cut", resume=True)
@@ -183,7 +262,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_state(chips, t
 
     monkeypatch.setattr(Segmenter, "forward", poisoned)
     with pytest.raises(
-        LearningError, match=r"the loss became nan in epoch 3; .* holds epoch [12], the best before"
+        LearningError, match=r"the loss became nan in epoch 3; .* holds epoch [12], the best so far"
     ) as it:
         geoseg.train(chips, out=tmp_path / "model", **QUICK)
     assert "\n" not in str(it.value)
@@ -231,23 +310,26 @@ def test_patience_and_time_end_a_run(chips, tmp_path):
 # Options
 
 
-def test_a_moving_average_is_what_is_kept(chips, tmp_path):
-    """A decay of almost 1 keeps the weights where they began, whatever is learned."""
-    options = QUICK | {"epochs": 2, "batch_size": 8}
-    geoseg.train(chips, out=tmp_path / "plain", ema=0.0, **options)
-    geoseg.train(chips, out=tmp_path / "average", ema=0.9999, **options)
-    head = "segmentation_head.weight"
-    torch.manual_seed(0)
-    begin = open_bundle(tmp_path / "plain").architecture.build().state_dict()[head]
-    moved = [(weights(tmp_path / name)[head] - begin).abs().max() for name in ("plain", "average")]
-    assert moved[0] > 10 * moved[1] > 0
+def test_a_moving_average_is_what_is_kept(chips, tmp_path, monkeypatch):
+    """The average of every weight, step by step, beside what the optimiser has made of it."""
+    seen = []
+    forward = Segmenter.forward
 
+    def watched(self, image):
+        if self.training:
+            seen.append(self.segmentation_head.weight.detach().clone())
+        return forward(self, image)
 
-def _begin(chips: Path, name: str) -> torch.Tensor:
-    torch.manual_seed(0)
-    return (
-        geoseg.models.create_model("unet", width=2, in_channels=4, classes=3, dropout=0.2).state_dict()[name].detach()
-    )
+    monkeypatch.setattr(Segmenter, "forward", watched)
+    made = geoseg.train(chips, out=tmp_path / "model", ema=0.5, **QUICK | {"epochs": 1})
+    _, first, *later = seen[1:]  # the first is that of the size that fits
+    average = first
+    for count, weight in enumerate(later, 1):
+        decay = min(0.5, (1 + count) / (10 + count))
+        average = decay * average + (1 - decay) * weight
+    kept = weights(made.path)["segmentation_head.weight"]
+    assert not torch.equal(kept, seen[-1])
+    assert (kept - average).abs().max() < (kept - seen[-1]).abs().max()
 
 
 def test_gradients_are_added_up_over_several_steps(chips, tmp_path):
@@ -261,7 +343,8 @@ def test_gradients_are_added_up_over_several_steps(chips, tmp_path):
 
 
 def test_a_frozen_encoder_stays_as_it_is(chips, tmp_path):
-    made = geoseg.train(chips, out=tmp_path / "model", freeze_encoder=True, **QUICK | {"epochs": 1})
+    with pytest.warns(DataWarning, match="frozen with random weights"):
+        made = geoseg.train(chips, out=tmp_path / "model", freeze_encoder=True, **QUICK | {"epochs": 1})
     torch.manual_seed(0)
     before, after = made.architecture.build().state_dict(), weights(made.path)
     encoder = [name for name in before if name.startswith("encoder.")]
@@ -274,6 +357,8 @@ def test_weights_are_kept_every_so_many_epochs(chips, tmp_path):
     kept = sorted(path.name for path in (made.path / "checkpoints").iterdir())
     assert kept == ["epoch_002.safetensors", "epoch_004.safetensors"]
     made.architecture.build().load_state_dict(load_file(made.path / "checkpoints" / kept[0]))
+    geoseg.train(chips, out=tmp_path / "model", overwrite=True, **QUICK | {"epochs": 1})
+    assert not (made.path / "checkpoints").exists()
 
 
 def test_a_network_of_one_channel_is_learned_and_carried(chips, tmp_path, write_scene):
@@ -331,7 +416,8 @@ def test_fine_tuning_to_another_legend_carries_weights_and_facts(chips, tmp_path
     for band in facts["image"]["bands"]:
         band["statistics"]["p1"] -= 50
     (folder / "chips.json").write_text(json.dumps(facts))
-    new = geoseg.train(folder, out=tmp_path / "new", init=old, epochs=1, lr=0.0, batch_size=4, ema=0.0)
+    with pytest.warns(DataWarning, match=r"old: knows nothing of wheat, forest, which begin at random"):
+        new = geoseg.train(folder, out=tmp_path / "new", init=old, epochs=1, lr=0.0, batch_size=4, ema=0.0)
     assert new.architecture.width == 2
     assert new.architecture.dropout == old.architecture.dropout
     assert [(band.offset, band.scale, band.clip) for band in new.image.bands] == [
@@ -353,9 +439,10 @@ def test_classes_that_change_places_take_their_scores_along():
     old = facts.build().eval()
     for up in (*old.decoder.ups, old.decoder.last):
         torch.nn.init.normal_(up.weight)
-    bundle = SimpleNamespace(legend=parse_legend("0=soil,1=crop"), architecture=facts, network=lambda: old)
+    bundle = SimpleNamespace(path="old", legend=parse_legend("0=soil,1=crop"), architecture=facts, network=lambda: old)
     wider = replace(facts, classes=3)
-    new = start_from(bundle, wider, parse_legend("0=crop,1=water,2=soil")).eval()
+    with pytest.warns(DataWarning, match="knows nothing of water"):
+        new = start_from(bundle, wider, parse_legend("0=crop,1=water,2=soil")).eval()
     for name in ("scores.0.weight", "scores.1.bias"):
         before, after = old.decoder.state_dict()[name], new.decoder.state_dict()[name]
         assert torch.equal(after[[2, 0]], before)
@@ -363,6 +450,19 @@ def test_classes_that_change_places_take_their_scores_along():
         before, after = old.decoder.state_dict()[name], new.decoder.state_dict()[name]
         assert torch.equal(after[[2, 0]][:, [2, 0]], before)
         assert not torch.equal(after[1, 1], before[1, 1])
+
+
+def test_one_channel_stands_for_two_classes_and_is_taken_along_only_as_it_was():
+    torch.manual_seed(0)
+    facts = Architecture("unet", in_channels=3, classes=1, width=2)
+    old = facts.build().eval()
+    bundle = SimpleNamespace(path="old", legend=parse_legend("0=soil,1=crop"), architecture=facts, network=lambda: old)
+    head = "segmentation_head.weight"
+    assert torch.equal(start_from(bundle, facts, bundle.legend).state_dict()[head], old.state_dict()[head])
+    for architecture, legend in ((facts, "0=crop,1=soil"), (replace(facts, classes=2), "0=soil,1=crop")):
+        with pytest.warns(DataWarning, match="begin at random"):
+            new = start_from(bundle, architecture, parse_legend(legend))
+        assert not torch.equal(new.state_dict()[head][:1], old.state_dict()[head])
 
 
 def test_weights_for_another_network_or_other_bands_are_refused(chips, tmp_path, write_scene):
@@ -390,11 +490,17 @@ def test_weights_for_another_network_or_other_bands_are_refused(chips, tmp_path,
         ({"augment": "turns"}, "--augment turns: unknown is 'turns'"),
         ({"schedule": "step"}, "--schedule step: the epochs of a step are needed"),
         ({"max_time": "20m"}, "--max-time 20m: days, hours, minutes and seconds are needed"),
-        ({"devices": 0}, "--devices 0: 1 to"),
+        ({"devices": 0}, r"--devices 0: 1 to \d+ are possible"),
+        ({"lr": float("nan")}, "--lr nan: 0 or more is needed"),
+        ({"seed": -1}, "--seed -1: 0 or more is needed"),
+        ({"workers": -1}, "--workers -1: 0 or more is needed"),
+        ({"encoder": "resnet18"}, "--encoder resnet18: unet has its own; give --arch smp-unet"),
+        ({"arch": "fpn"}, "--width 2: is of unet, and fpn has none"),
+        ({"init": "m", "scale": "unit"}, "--scale unit: --init m brings its own"),
         ({"ema": 1.0}, "--ema 1.0"),
         ({"sampling": "fair"}, "--sampling fair: known are uniform, balanced"),
         ({"init": "nowhere"}, "nowhere.model.json: not found"),
-        ({"encoder_weights": "imagenet", "arch": "smp-unet"}, "could not be fetched"),
+        ({"encoder_weights": "imagenet", "arch": "smp-unet", "width": None}, "could not be fetched"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(chips, tmp_path, options, said):
@@ -445,8 +551,13 @@ def test_a_recipe_is_that_of_its_source_and_trains(chips, tmp_path, monkeypatch,
     assert {key: getattr(recipe, key) for key in AS_IN_THE_SOURCES[name]} == AS_IN_THE_SOURCES[name]
     monkeypatch.setattr(fcn, "_CLASSIFIER_CHANNELS", 32)  # 4096 take seconds a step; test_fcn looks at them
     steps = []
-    made = geoseg.train(
-        chips, out=tmp_path / "model", recipe=name, encoder_weights="none", epochs=1, batch_size=8, width=8,
+    own = {"width": 8} if recipe.arch == "unet" else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "--freeze-encoder", DataWarning
+        )  # vgg16-pets, of which there are no weights here
+        made = geoseg.train(
+        chips, out=tmp_path / "model", recipe=name, encoder_weights="none", scale="dataset", epochs=1, batch_size=8, **own,
         progress=lambda stage, done, total, note="": steps.append((stage, done)),
     )  # fmt: skip
     assert ("train", 2) in steps
