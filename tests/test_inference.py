@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -275,6 +276,23 @@ def test_predict_and_evaluate_take_a_threshold(made, tmp_path):
     assert of_crop[0.9999] == (0, 0)
     assert of_crop[None] == of_crop[OWN]
     assert all(0 < share < 1 for share in of_crop[None])
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3, 0.7])
+def test_confidence_is_the_probability_of_the_class_that_is_chosen(made, tmp_path, threshold):
+    """Which is not the more probable one, where the threshold is not a half."""
+    (mapped,) = geoseg.predict(
+        tmp_path / "scene.tif",
+        model=made(1),
+        out=tmp_path / "map",
+        threshold=threshold,
+        polygons=False,
+        probabilities=True,
+    )
+    names = ("classes", "confidence", "probabilities")
+    classes, confidence, shares = (rasterio.open(mapped.outputs[name]).read() for name in names)
+    assert 0 < (classes == 1).mean() < 1
+    np.testing.assert_array_equal(confidence[0], np.where(classes[0] == 1, shares[1], shares[0]))
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
