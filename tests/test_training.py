@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import geoseg
-from geoseg import fcn, fitting
+from geoseg import checkpoints, fcn
 from geoseg.bundle import open_bundle
 from geoseg.chips import open_chips
 from geoseg.errors import (
@@ -65,7 +65,7 @@ def chips(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def a_checkpoint_after_each_epoch(monkeypatch):
     """However long it takes: epochs as short as these would otherwise share one."""
-    monkeypatch.setattr(fitting, "_SAVING_SHARE", float("inf"))
+    monkeypatch.setattr(checkpoints, "_SAVING_SHARE", float("inf"))
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
@@ -118,7 +118,7 @@ def test_a_killed_process_leaves_what_another_goes_on_from(chips, tmp_path):
     command = [sys.executable, "-m", "geoseg", "train", str(chips), "-q", "--width", "2", "--batch-size", "4"]
     command += ["--epochs", "12", "-o", str(tmp_path / "cut")]
     process = subprocess.Popen(command)
-    last = tmp_path / "cut" / "checkpoints" / fitting.LAST
+    last = tmp_path / "cut" / "checkpoints" / checkpoints.LAST
     while not last.exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -134,7 +134,7 @@ def test_a_killed_process_leaves_what_another_goes_on_from(chips, tmp_path):
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(chips, tmp_path):
     steps = len(open_chips(chips).of("train")) // 4
     cut_off(chips, tmp_path / "cut", 2 * steps + 1, **QUICK)
-    last = tmp_path / "cut" / "checkpoints" / fitting.LAST
+    last = tmp_path / "cut" / "checkpoints" / checkpoints.LAST
     last.write_bytes(last.read_bytes()[:5000])
     with pytest.warns(DataWarning, match=r"last\.ckpt: damaged, so training goes on from previous\.ckpt"):
         geoseg.train(chips, out=tmp_path / "cut", resume=True)
@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(chips, tmp_path):
 def test_a_kill_between_two_names_loses_nothing(chips, tmp_path):
     steps = len(open_chips(chips).of("train")) // 4
     cut_off(chips, tmp_path / "cut", 2 * steps + 1, **QUICK)
-    (tmp_path / "cut" / "checkpoints" / fitting.LAST).unlink()
+    (tmp_path / "cut" / "checkpoints" / checkpoints.LAST).unlink()
     cut_off(chips, tmp_path / "cut", steps + 1, resume=True)  # before anything new is kept
     geoseg.train(chips, out=tmp_path / "cut", resume=True)
     geoseg.train(chips, out=tmp_path / "whole", **QUICK)
@@ -155,7 +155,7 @@ def test_a_kill_between_two_names_loses_nothing(chips, tmp_path):
 def test_a_best_epoch_that_is_damaged_is_let_go(chips, tmp_path):
     steps = len(open_chips(chips).of("train")) // 4
     cut_off(chips, tmp_path / "cut", 2 * steps + 1, **QUICK)
-    best = tmp_path / "cut" / "checkpoints" / fitting.BEST
+    best = tmp_path / "cut" / "checkpoints" / checkpoints.BEST
     content = best.read_bytes()
     best.unlink()
     best.write_bytes(content[:5000])
@@ -196,7 +196,7 @@ def test_the_last_epoch_is_kept_where_none_is_judged_however_slow_the_disk(chips
     facts = json.loads((folder / "chips.json").read_text())
     facts["chips"] = [chip for chip in facts["chips"] if chip["split"] != "val"]
     (folder / "chips.json").write_text(json.dumps(facts))
-    monkeypatch.setattr(fitting, "_SAVING_SHARE", 1e-9)
+    monkeypatch.setattr(checkpoints, "_SAVING_SHARE", 1e-9)
     with pytest.warns(DataWarning, match="the last epoch is kept"):
         made = geoseg.train(folder, out=tmp_path / "model", max_time="00:00:00:02", **QUICK | {"epochs": 100_000})
     assert made.training["best_epoch"] == made.training["epochs_run"] > 1
