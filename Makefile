@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	rm -rf demo
 	$(BIN)/geoseg tile sample_data/scene.tif --labels sample_data/labels.gpkg --class-field class --chip-size 128 \
 	    --out demo/chips
-	$(BIN)/geoseg train demo/chips --epochs 40 --out demo/model
+	$(BIN)/geoseg train demo/chips --width 16 --out demo/model
 	$(BIN)/geoseg predict sample_data/scene_to_predict.tif --model demo/model --out demo/predictions
 	$(BIN)/geoseg evaluate demo/chips --model demo/model --out demo/report
 	$(BIN)/geoseg evaluate demo/predictions/scene_to_predict_classes.tif sample_data/labels_to_predict.gpkg \
