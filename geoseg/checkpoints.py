@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from geoseg.errors import DataWarning, ModelError
+from geoseg.learning import was_cut_short
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _SAVING_SHARE = 0.05  # of the time at the most goes into checkpoints that are not the best
@@ -40,6 +41,8 @@ class Checkpoints(Checkpoint):
         self._best = state_dict["best"] if (self._folder / BEST).exists() else float("-inf")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if was_cut_short(trainer) and (self._folder / LAST).exists():
+            return
         epoch, started = trainer.current_epoch + 1, time.monotonic()
         judged = "val_miou" in trainer.callback_metrics
         figure = float(trainer.callback_metrics.get("val_miou", 0.0))

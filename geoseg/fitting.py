@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,6 +127,14 @@ class _TimeLimit(Timer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._begun = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """End here where another epoch will not fit: one that is cut off is lost to a run that goes on."""
+        if (self.time_remaining() or 0.0) < time.monotonic() - self._begun:
+            trainer.should_stop = True
 
 
 def fit(

@@ -115,6 +115,8 @@ class History(lightning.Callback):
         self._progress("train", trainer.global_step, int(trainer.estimated_stepping_batches), note)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if was_cut_short(trainer) and self.rows:
+            return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row: dict[str, Any] = {"epoch": trainer.current_epoch + 1, "train_loss": figures["train_loss"]}
         if self._validates:
@@ -125,3 +127,8 @@ class History(lightning.Callback):
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = round(time.monotonic() - self._started, 3)
         self.rows.append(row)
+
+
+def was_cut_short(trainer: lightning.Trainer) -> bool:
+    """Whether an epoch was ended by the time before its last batch; it is done again where the run goes on."""
+    return trainer.should_stop and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
