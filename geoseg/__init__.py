@@ -15,10 +15,11 @@ import one another:
     floor 4   cli __main__
     floor 3   tiling training prediction polygons evaluation describing
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
-              bundle inference; augment optimisation recipe transfer plan samples learning checkpoints fitting; outlines
-              simplification polygon_layer vectorise; styles qgis maps report
-    floor 1   raster scenes labels polygon_labels split
-    floor 0   errors choices named_parts progress legend spec grid metrics files
+              bundle; devices folding engines views merging inference seams; augment optimisation recipe transfer plan
+              samples learning checkpoints fitting; outlines simplification polygon_layer vectorise; strips styles qgis
+              maps report
+    floor 1   raster remote geotiff scenes labels polygon_labels split
+    floor 0   errors choices named_parts progress pipeline legend spec grid metrics files
 """
 
 from importlib import import_module

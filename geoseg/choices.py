@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+Blend = Literal["crop", "hann"]
 Connectivity = Literal[4, 8]
 Format = Literal["gpkg", "fgb", "geojson", "parquet"]
 Logger = Literal["csv", "tensorboard"]

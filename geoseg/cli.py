@@ -58,7 +58,7 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
 
 
 def _lines(error: Exception) -> str:
-    told = " ".join(str(error).split("\n"))
+    told = "; ".join([" ".join(str(error).split("\n")), *getattr(error, "__notes__", ())])
     match error:
         case PreflightError():
             return "\n".join([f"{len(error.faults)} faults, nothing was done", *map(_lines, error.faults)])
@@ -305,20 +305,26 @@ def train(chips: str, **options: Any) -> Any:
 @bands_option
 @click.option("--window", type=AUTO_INT, default="auto", help="Rows and columns that the network sees at once.")
 @click.option("--margin", type=AUTO_INT, default="auto", help="Pixels on each side seen but not written.")
+@click.option("--blend", type=_choice(choices.Blend), default="crop", help="hann: join windows softly across margins.")
 @click.option(
     "--tta", type=_choice(choices.TestTimeAugmentation), default="none", help="Join mirrored, turned or shifted copies."
 )
-@click.option("--batch-size", default=2, help="Windows a step.")
+@click.option("--batch-size", type=AUTO_INT, default="auto", help="Windows a step.")
 @precision_option
 @device_option
 @threshold_option
+@click.option("--aoi", type=PATH, help="Polygons outside which nothing is told.")
 @click.option("--confidence/--no-confidence", default=True, help="Write the probability of the class chosen.")
 @click.option("--probabilities/--no-probabilities", default=False, help="Write the probability of every class.")
 @click.option("--polygons/--no-polygons", default=True, help="Write polygons of the classes.")
 @only_option
 @simplify_option
 @connectivity_option
+@click.option("--check-seams", is_flag=True, help="Measure how windows disagree along their borders.")
 @stack_option
+@click.option("--allow-remote", is_flag=True, help="A scene may be an address, such as https:// or s3://.")
+@click.option("--allow-vrt", is_flag=True, help="A scene may be a VRT, which names files of its own.")
+@click.option("--resume", is_flag=True, help="Go on where a run of this scene was stopped.")
 @overwrite_option
 def predict(scenes: tuple[str, ...], **options: Any) -> Any:
     """Map scenes: classes, confidence, polygons, a QGIS project."""

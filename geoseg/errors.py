@@ -15,6 +15,7 @@
     ├── LearningError                 training came to nothing, as with a loss that is not a number
     ├── OutputBusyError               another run writes into the same folder
     ├── DiskError (OSError)           what was written is not what stands on the disk
+    ├── SomeScenesError               some of several scenes failed, the others are done
     └── PreflightError                several of the above, found before any work began
 
     GeosegWarning (UserWarning)
@@ -88,6 +89,21 @@ class OutputBusyError(GeosegError):
 
 class DiskError(GeosegError, OSError):
     """What was written is not what stands on the disk."""
+
+
+class SomeScenesError(GeosegError):
+    """Some of several scenes failed.
+
+    Attributes:
+        made: what was made of the others.
+        failed: why, per scene.
+    """
+
+    def __init__(self, made: Sequence[object], failed: Sequence[GeosegError]) -> None:
+        self.made, self.failed = tuple(made), tuple(failed)
+        super().__init__(
+            f"{len(failed)} of {len(made) + len(failed)} scenes failed, the others are done: {'; '.join(map(str, failed))}"
+        )
 
 
 class PreflightError(GeosegError):

@@ -47,6 +47,44 @@ def grid(height: int, width: int, core: int | tuple[int, int], margin: int | tup
             )
 
 
+class Layout(NamedTuple):
+    """How a scene is cut into windows.
+
+    Attributes:
+        height: rows of the scene.
+        width: columns of the scene.
+        core: rows and columns of a core.
+        margin: pixels around it that are seen.
+        blend: `crop`, or `hann` where neighbouring windows hand over to each other across their margins.
+    """
+
+    height: int
+    width: int
+    core: tuple[int, int]
+    margin: int
+    blend: str = "crop"
+
+    @property
+    def rows(self) -> int:
+        """Rows of windows."""
+        return -(-self.height // self.core[0])
+
+    @property
+    def cols(self) -> int:
+        """Windows in a row."""
+        return -(-self.width // self.core[1])
+
+    def row(self, number: int) -> list[Tile]:
+        """The windows of one row, counted from 0."""
+        top = number * self.core[0]
+        part = grid(min(self.core[0], self.height - top), self.width, self.core, self.margin)
+        return [Tile(_moved(core, top), _moved(read, top)) for core, read in part]
+
+
+def _moved(window: Window, down: int) -> Window:
+    return Window(window.col_off, window.row_off + down, window.width, window.height)
+
+
 def chip_windows(height: int, width: int, size: int, stride: int) -> Iterator[Window]:
     """Windows of chips: full size, a stride apart, the last ones sticking out where the raster ends.
 

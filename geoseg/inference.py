@@ -1,11 +1,12 @@
-"""Running a trained network over windows; shared by `predict` and `evaluate`."""
+"""Running a trained network over windows: a pipeline of reading, network and merging that `predict` and `evaluate` share."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from itertools import cycle, groupby, islice
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -15,78 +16,37 @@ from torch import Tensor
 
 from geoseg.bundle import Bundle
 from geoseg.choices import Precision, TestTimeAugmentation
+from geoseg.devices import choose_device, choose_precision, out_of_memory
+from geoseg.engines import TorchEngine
 from geoseg.errors import ModelError
-from geoseg.grid import Tile, slices
+from geoseg.grid import Tile
+from geoseg.labels import LabelReader
 from geoseg.legend import IGNORE
-from geoseg.models import class_logits, mirror
-from geoseg.scenes import SceneReader
+from geoseg.merging import Merger
+from geoseg.models import class_logits
+from geoseg.pipeline import ahead, workers
+from geoseg.scenes import Scene, SceneReader
+from geoseg.spec import ImageSpec
+from geoseg.views import views
 
-_SHIFTS = 4
-"""Shifts per axis of `shifts`: all of them would be as many as the network's stride, 1,024 passes for a stride of 32."""
+SHARE_STEPS = 250
+"""Confidence and probabilities are told in steps of 1/250, with 255 where the image is not valid."""
 
-_SYMMETRIES = {"none": 1, "flips": 4, "d4": 8}
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_READERS = 2
 
 
 class Prediction(NamedTuple):
-    """What the network says of one window.
+    """What the network says of some ground, in bytes as they stand in files; 255 where the image is not valid.
 
     Attributes:
-        indices: class indices (rows, cols) uint8, 255 where the image is not valid.
-        probabilities: (classes, rows, cols) float32, meaningless where the image is not valid.
+        indices: class indices (rows, cols) uint8.
+        confidence: probability of the class chosen, (rows, cols) uint8 in steps of 1/250.
+        probabilities: (classes, rows, cols) uint8 likewise, where they are asked for.
     """
 
     indices: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Probability of the class chosen, (rows, cols) float32, meaningless where the image is not valid."""
-        chosen = np.where(self.indices == IGNORE, 0, self.indices).astype(np.intp)
-        return np.take_along_axis(self.probabilities, chosen[None], axis=0)[0]
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """`auto` takes a GPU where there is one.
-
-    Raises:
-        ModelError: the device asked for is not there.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ModelError(f"--device {device}: auto, cpu, cuda, cuda:N or mps is needed") from None
-    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(chosen.type) or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
-        raise ModelError(f"--device {device}: not found on this machine; use --device cpu or --device auto")
-    return chosen
-
-
-def choose_precision(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """`auto` takes bfloat16 where the device multiplies it in hardware, half precision on older GPUs, else float32.
-
-    On a CPU without such units bfloat16 can be slower than float32.
-    """
-    if precision != "auto":
-        return _TYPES[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and has_bf16_units() else torch.float32
-
-
-def precision_name(dtype: torch.dtype) -> str:
-    """What the option calls a dtype."""
-    return next(name for name, known in _TYPES.items() if known == dtype)
-
-
-def has_bf16_units() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware: in matrix units (AMX), or in AVX-512 ones."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+    confidence: np.ndarray
+    probabilities: np.ndarray | None = None
 
 
 def choose_threshold(bundle: Bundle, threshold: float | None = None) -> float | None:
@@ -120,159 +80,254 @@ class Predictor:
             the work) and turned copies too (`d4`, eight times), or interleaved from copies shifted by less than the
             network's stride (`shifts`, sixteen times), which sharpens coarse networks.
         threshold: see `choose_threshold`.
+
+    Attributes:
+        fits: windows that the device's memory has been found to hold at once; None until one batch was too large.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         precision: Precision = "auto",
         tta: TestTimeAugmentation = "none",
         threshold: float | None = None,
     ) -> None:
-        self.image, self.legend = bundle.image, bundle.legend
-        self.device = choose_device(device)
+        self.legend = bundle.legend
+        self.device = choose_device(device) if isinstance(device, str) else device
         self.dtype = choose_precision(self.device, precision)
         self.threshold = choose_threshold(bundle, threshold)
-        # The weights themselves, not autocast: that pads by reflection in float32, which takes longer than it saves.
+        self.fits: int | None = None
         network = bundle.network()
-        self._views = _views(tta, network.size_divisor)
-        self._network = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
-
-    def nothing(self, shape: tuple[int, int]) -> Prediction:
-        """The prediction for a window (rows, cols) without a valid pixel."""
-        return Prediction(np.full(shape, IGNORE, np.uint8), np.zeros((len(self.legend), *shape), np.float32))
+        self._views = views(tta, network.size_divisor)
+        self._scaler = _Scaler(bundle.image, self.device)
+        self._engine = TorchEngine(network, self.device, self.dtype)
 
     def __call__(self, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Prediction]:
-        """Predict windows of one size.
+        """Predict windows of one size: pairs of raw pixels (bands, rows, cols) and valid (rows, cols) bool."""
+        pixels, known = (np.stack(arrays) for arrays in zip(*windows, strict=True))
+        shares = self.shares(pixels, known)
+        return [self.decide(found, valid) for found, (_, valid) in zip(shares, windows, strict=True)]
+
+    def shares(
+        self, pixels: np.ndarray, valid: np.ndarray, inside: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> Tensor:
+        """Class probabilities of windows of one size, as many at once as fit into the device's memory.
 
         Args:
-            windows: pairs of raw pixels (bands, rows, cols) and valid (rows, cols) bool.
-        """
-        inputs = np.stack([self.image.normalise(pixels, valid) for pixels, valid in windows])
-        batch = torch.from_numpy(inputs).to(self.device, self.dtype, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            probabilities = self._probabilities(batch)
-        # A network with one channel is asked whether a pixel is of the second class.
-        likeliest = probabilities.argmax(dim=1) if self.threshold is None else probabilities[:, 1] >= self.threshold
-        indices = likeliest.to(torch.uint8)
-        return [
-            Prediction(np.where(valid, found.cpu().numpy(), np.uint8(IGNORE)), shares.cpu().numpy())
-            for (_, valid), found, shares in zip(windows, indices, probabilities, strict=True)
-        ]
+            pixels: raw, (windows, bands, rows, cols).
+            valid: (windows, rows, cols) bool.
+            inside: rows and cols of the windows that are wanted.
 
-    def _probabilities(self, batch: Tensor) -> Tensor:
-        """Class probabilities float32 (batch, classes, rows, cols), added up view by view: all at once would be too large."""
-        rows, cols = batch.shape[-2:]
-        total = torch.zeros(len(batch), len(self.legend), rows, cols, device=self.device)
-        for view in self._views:
-            shown = view.transform(batch).contiguous(memory_format=torch.channels_last)
-            shares = torch.softmax(class_logits(self._network(shown).float()), dim=1)
-            total.addcmul_(view.inverse(shares), view.weights(rows, cols).to(self.device))
+        Returns:
+            float32 (windows, classes, rows, cols) on the device, meaningless where the image is not valid.
+
+        Raises:
+            ModelError: a single window does not fit.
+        """
+        while True:
+            size = min(self.fits or len(pixels), len(pixels))
+            starts = range(0, len(pixels), size)
+            try:
+                parts = [self._shares(pixels[i : i + size], valid[i : i + size], inside) for i in starts]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if size == 1:
+                    rows, cols = pixels.shape[-2:]
+                    raise ModelError(
+                        f"a window of {rows} x {cols} pixels does not fit into the memory of {self.device}: "
+                        "take a smaller --window"
+                    ) from error
+            self.fits = size // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _shares(self, pixels: np.ndarray, valid: np.ndarray, inside: tuple[slice, slice]) -> Tensor:
+        """View by view: all at once would be too large."""
+        rows, cols = inside
+        with torch.inference_mode():
+            batch = self._scaler(pixels, valid)
+            total: Tensor | None = None
+            for view in self._views:
+                shown = view.transform(batch).contiguous(memory_format=torch.channels_last)
+                logits = view.inverse(class_logits(self._engine(shown)))[..., rows, cols]
+                shares = torch.softmax(logits.float().contiguous(), dim=1)
+                if len(self._views) == 1:
+                    return shares
+                weights = view.weights(*batch.shape[-2:])[rows, cols].to(self.device)
+                total = shares * weights if total is None else total.addcmul_(shares, weights)
+        assert total is not None
         return total
 
+    def decide(self, shares: Tensor, valid: np.ndarray, *, probabilities: bool = False) -> Prediction:
+        """The classes of some ground: shares (classes, rows, cols) float32, valid (rows, cols) bool."""
+        with torch.inference_mode():
+            if self.threshold is None:
+                confidence, likeliest = shares.max(dim=0)  # argmax alone takes eight times as long on a CPU
+            else:  # a network with one channel is asked whether a pixel is of the second class
+                likeliest = shares[1] >= self.threshold
+                confidence = torch.where(likeliest, shares[1], shares[0])
+            told = [likeliest.to(torch.uint8), _in_steps(confidence)]
+            if probabilities:
+                told.append(_in_steps(shares))
+        return Prediction(*(np.where(valid, found.cpu().numpy(), np.uint8(IGNORE)) for found in told))
 
-class _View(NamedTuple):
-    """One way to look at a window.
+
+def _in_steps(shares: Tensor) -> Tensor:
+    return (shares * SHARE_STEPS).round_().to(torch.uint8)
+
+
+class _Scaler:
+    """`ImageSpec.normalise` for batches, next to the network: bytes travel to a GPU four times as fast as floats."""
+
+    def __init__(self, image: ImageSpec, device: torch.device) -> None:
+        columns = zip(*((*band.clip, band.offset, band.scale) for band in image.bands), strict=True)
+        self._low, self._high, self._offset, self._scale = (
+            torch.tensor(column, dtype=torch.float32, device=device)[:, None, None] for column in columns
+        )
+        self._device = device
+
+    def __call__(self, pixels: np.ndarray, valid: np.ndarray) -> Tensor:
+        """Raw (windows, bands, rows, cols) and valid (windows, rows, cols) to the network's input, float32."""
+        scaled = self._move(pixels).to(torch.float32, copy=True)
+        torch.clamp(scaled, self._low, self._high, out=scaled)
+        scaled.sub_(self._offset).div_(self._scale)
+        return scaled if valid.all() else scaled.masked_fill_(~self._move(valid)[:, None], 0.0)
+
+    def _move(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+class Row(NamedTuple):
+    """A row of windows.
 
     Attributes:
-        transform: the window (batch, bands, rows, cols) to what the network is shown.
-        inverse: what it answers to where that lies in the window, (batch, classes, rows, cols).
-        weights: rows and cols of the window to how much each pixel of the answer counts, a tensor that is broadcast to
-            (rows, cols); over all views these add up to 1.
+        number: from 0, downwards.
+        tiles: from left to right.
+        answers: whether it shall be told, or only seen, for the sake of the row below it.
     """
 
-    transform: Callable[[Tensor], Tensor]
-    inverse: Callable[[Tensor], Tensor]
-    weights: Callable[[int, int], Tensor]
+    number: int
+    tiles: Sequence[Tile]
+    answers: bool = True
 
 
-def _views(tta: TestTimeAugmentation, stride: int) -> list[_View]:
-    """How a window is looked at; `stride` is that of the network's coarsest map."""
-    if tta == "shifts":
-        shifts = sorted({number * stride // _SHIFTS for number in range(_SHIFTS)})
-        return [_shifted(down, right, shifts, stride) for down in shifts for right in shifts]
-    count = _SYMMETRIES[tta]
-    return [_symmetric(number, 1 / count) for number in range(count)]
+class Found(NamedTuple):
+    """What is known of some ground once its windows are merged.
 
-
-def _symmetric(number: int, weight: float) -> _View:
-    """One of the eight symmetries of the square: bit 0 mirrors columns, bit 1 rows, bit 2 then swaps them."""
-    mirrored = [dim for bit, dim in ((1, -1), (2, -2)) if number & bit]
-
-    def swap(batch: Tensor) -> Tensor:
-        return batch.transpose(-1, -2) if number & 4 else batch
-
-    return _View(
-        transform=lambda batch: swap(batch.flip(mirrored)),
-        inverse=lambda batch: swap(batch).flip(mirrored),
-        weights=lambda rows, cols: torch.tensor(weight),
-    )
-
-
-def _shifted(down: int, right: int, shifts: Sequence[int], stride: int) -> _View:
-    """The window moved against the network's coarse cells; it counts at the pixels that lie best in their cells then.
-
-    Shift-and-stitch (Long, Shelhamer and Darrell 2015, section 3.2, https://arxiv.org/abs/1411.4038), on a grid of
-    shifts rather than all of them.
+    Attributes:
+        row: the number of the row of windows.
+        tile: the last of its windows.
+        window: where it lies.
+        prediction: what the network says of it.
     """
-    return _View(
-        transform=lambda batch: _lengthen_before(_lengthen_before(batch, -2, down), -1, right),
-        inverse=lambda batch: batch[..., down:, right:],
-        weights=lambda rows, cols: torch.outer(
-            _most_central(rows, down, shifts, stride), _most_central(cols, right, shifts, stride)
-        ),
-    )
+
+    row: int
+    tile: Tile
+    window: Window
+    prediction: Prediction
 
 
-def _lengthen_before(batch: Tensor, dim: int, extra: int) -> Tensor:
-    return mirror(batch.flip(dim), dim, batch.shape[dim] + extra).flip(dim)
+def predict_rows(
+    scene: Scene, sources: Sequence[int], rows: Iterable[Row], predictors: Sequence[Predictor], merger: Merger, *,
+    batch_size: int, probabilities: bool = False, area: LabelReader | None = None,
+) -> Generator[Found]:  # fmt: skip
+    """Predict rows of windows, in their order: while the network works, what comes next is read.
 
+    Windows without a valid pixel are left out, before they are read where the file tells. A batch holds windows of one
+    row only, so that a row comes out the same wherever a run begins.
 
-def _most_central(size: int, shift: int, shifts: Sequence[int], stride: int) -> Tensor:
-    """1 at the pixels of an axis that this shift, rather than another, brings nearest to the centre of a cell, else 0."""
-    places = (torch.arange(size) + torch.tensor(shifts)[:, None]) % stride
-    off_centre = 2 * places - (stride - 1)
-    nearest = (2 * off_centre + 1).abs().argmin(dim=0)  # 1: of two cells that are as near, always the later
-    return (nearest == shifts.index(shift)).float()
-
-
-def predict_cores(
-    reader: SceneReader, sources: Sequence[int], tiles: Iterable[Tile], predictor: Predictor, *, batch_size: int
-) -> Iterator[tuple[Window, Prediction]]:
-    """Predict the cores of a grid, in its order: the next batch is read while the network works on this one.
-
-    A batch without a valid pixel is never run.
+    Args:
+        scene: to read from, by several readers.
+        sources: its bands, in the model's order.
+        rows: what to predict.
+        predictors: one per device; they take turns.
+        merger: puts the windows together.
+        batch_size: windows at once.
+        probabilities: tell those of every class too.
+        area: where it knows nothing, nothing is told.
     """
-    ahead: deque[Future[_Windows]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        for batch in _batches(tiles, batch_size):
-            ahead.append(executor.submit(_read_windows, reader, sources, batch))
-            if len(ahead) > 1:
-                yield from _predict_windows(ahead.popleft().result(), predictor)
-        while ahead:
-            yield from _predict_windows(ahead.popleft().result(), predictor)
+    with ExitStack() as stack:
+        readers: SimpleQueue[SceneReader] = SimpleQueue()
+        for _ in range(_READERS):
+            readers.put(stack.enter_context(scene.open()))
+        reading = stack.enter_context(workers(_READERS))
+        running = [stack.enter_context(workers(1)) for _ in predictors]
+        turns = cycle(zip(running, predictors, strict=True))
+
+        def read(item: tuple[Row, Tile]) -> _Seen | None:
+            reader = readers.get()
+            try:
+                return _read(reader, sources, *item, area)
+            finally:
+                readers.put(reader)
+
+        def run(batch: Sequence[_Seen]) -> Future[list[_Answer]]:
+            executor, predictor = next(turns)
+            return executor.submit(_run, batch, predictor, merger.inside)
+
+        def settle(answers: Sequence[_Answer]) -> Future[list[Found]]:
+            # In the first network's own thread, and so in order; another one's would compete for the cores.
+            return running[0].submit(_settle, answers, predictors[0], merger, probabilities)
+
+        items = ((row, tile) for row in rows for tile in row.tiles)
+        seen = ahead(lambda item: reading.submit(read, item), items, batch_size + _READERS)
+        batches = _batches((window for window in seen if window is not None), batch_size)
+        for found in ahead(settle, ahead(run, batches, 1 + len(predictors)), 2):
+            yield from found
 
 
-_Windows = list[tuple[Tile, np.ndarray, np.ndarray]]
+class _Seen(NamedTuple):
+    row: Row
+    tile: Tile
+    pixels: np.ndarray
+    valid: np.ndarray
+    wanted: np.ndarray  # what lies outside the area is seen all the same, for what lies inside
 
 
-def _batches(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
-    remaining = iter(tiles)
-    while batch := list(islice(remaining, size)):
-        yield batch
+class _Answer(NamedTuple):
+    row: Row
+    tile: Tile
+    shares: Tensor
+    wanted: np.ndarray
 
 
-def _read_windows(reader: SceneReader, sources: Sequence[int], tiles: Sequence[Tile]) -> _Windows:
-    return [(tile, *reader.read(tile.read, sources, edge="mirror")) for tile in tiles]
+def _read(reader: SceneReader, sources: Sequence[int], row: Row, tile: Tile, area: LabelReader | None) -> _Seen | None:
+    inside = None if area is None else area.read(tile.read)[1]
+    if (inside is not None and not inside.any()) or reader.is_empty(tile.read, sources):
+        return None
+    pixels, valid = reader.read(tile.read, sources, edge="mirror")
+    wanted = valid if inside is None else valid & inside
+    return _Seen(row, tile, pixels, valid, wanted) if wanted.any() else None
 
 
-def _predict_windows(windows: _Windows, predictor: Predictor) -> Iterator[tuple[Window, Prediction]]:
-    if any(valid.any() for _, _, valid in windows):
-        predictions = predictor([(pixels, valid) for _, pixels, valid in windows])
-    else:
-        predictions = [predictor.nothing(valid.shape) for _, _, valid in windows]
-    for (tile, _, _), prediction in zip(windows, predictions, strict=True):
-        rows, cols = slices(tile.core, tile.read)
-        yield tile.core, Prediction(prediction.indices[rows, cols], prediction.probabilities[:, rows, cols])
+def _batches(windows: Iterable[_Seen], size: int) -> Iterator[list[_Seen]]:
+    for _, row in groupby(windows, key=lambda window: window.row.number):
+        while batch := list(islice(row, size)):
+            yield batch
+
+
+def _run(batch: Sequence[_Seen], predictor: Predictor, inside: tuple[slice, slice]) -> list[_Answer]:
+    pixels, valid = (np.stack([getattr(window, what) for window in batch]) for what in ("pixels", "valid"))
+    shares = predictor.shares(pixels, valid, inside)
+    return [
+        _Answer(window.row, window.tile, found, window.wanted[inside])
+        for window, found in zip(batch, shares, strict=True)
+    ]
+
+
+def _settle(answers: Sequence[_Answer], predictor: Predictor, merger: Merger, probabilities: bool) -> list[Found]:
+    found = []
+    with torch.inference_mode():
+        for row, tile, shares, wanted in answers:
+            for window, merged, known in merger.add(tile, shares.to(predictor.device), wanted):
+                if row.answers:
+                    told = predictor.decide(merged, known, probabilities=probabilities)
+                    found.append(Found(row.number, tile, window, told))
+    return found

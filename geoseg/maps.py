@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rasterio.enums import Resampling
-from rasterio.windows import Window
 
 import geoseg
 from geoseg.bundle import Bundle
-from geoseg.inference import Prediction
+from geoseg.inference import SHARE_STEPS, Found, Prediction
 from geoseg.legend import IGNORE, LEGEND_TAG, Legend
+from geoseg.merging import Merger
 from geoseg.polygon_layer import LAYER
 from geoseg.qgis import ProjectLayer, relative_source, write_project
-from geoseg.raster import RasterWriter
 from geoseg.scenes import Scene
+from geoseg.strips import MapLayer, Strip, Strips
 from geoseg.styles import category_names, class_style, colour_bands, confidence_style, scene_style
-
-CONFIDENCE_STEPS = 250
-"""Confidence and probabilities are stored in steps of 1/250, with 255 for nodata."""
 
 
 def file_names(stem: str, *, confidence: bool, probabilities: bool, polygons: bool) -> dict[str, str]:
@@ -44,69 +39,72 @@ def sidecar_names(names: dict[str, str]) -> list[str]:
     return [sidecar for name in rasters for sidecar in (f"{name[:-4]}.qml", f"{name}.aux.xml")]
 
 
-class MapRasters:
-    """The rasters of a map, written core by core."""
+def map_layers(bundle: Bundle, names: dict[str, str]) -> list[MapLayer]:
+    """The rasters of a map."""
+    legend = bundle.legend
+    tags = {
+        "TIFFTAG_SOFTWARE": f"geoseg {geoseg.__version__}",
+        "GEOSEG_MODEL_SHA256": bundle.weights_sha256,
+        LEGEND_TAG: json.dumps(legend.to_list(), ensure_ascii=False),
+    }
+    colours = {entry.value: (*bytes.fromhex(entry.colour[1:]), 255) for entry in legend}
+    shares: dict[str, Any] = {
+        "dtype": "uint8",
+        "nodata": IGNORE,
+        "tags": tags,
+        "scale": 1 / SHARE_STEPS,
+        "smooth": True,
+    }
+    layers = [
+        MapLayer("classes", legend.dtype, legend.nodata, ("classes",), tags, colours | {legend.nodata: (0, 0, 0, 0)}),
+        MapLayer("confidence", bands=("confidence",), **shares),
+        MapLayer("probabilities", bands=legend.names, **shares),
+    ]
+    return [layer for layer in layers if layer.kind in names]
 
-    def __init__(self, scene: Scene, bundle: Bundle, folder: Path, names: dict[str, str]) -> None:
-        self._legend = legend = bundle.legend
-        self._tags = {
-            "TIFFTAG_SOFTWARE": f"geoseg {geoseg.__version__}",
-            "GEOSEG_MODEL_SHA256": bundle.weights_sha256,
-            LEGEND_TAG: json.dumps(legend.to_list(), ensure_ascii=False),
-        }
-        place: dict[str, Any] = {
-            "height": scene.height,
-            "width": scene.width,
-            "crs": scene.crs,
-            "transform": scene.transform,
-        }
-        self._rasters: dict[str, RasterWriter] = {}
-        for kind in ("classes", "confidence", "probabilities"):
-            if kind not in names:
-                continue
-            dtype, nodata = (legend.dtype, legend.nodata) if kind == "classes" else ("uint8", 255)
-            bands = legend.names if kind == "probabilities" else (kind,)
-            raster = RasterWriter(folder / names[kind], dtype=dtype, nodata=nodata, count=len(bands), **place)
-            if kind == "classes":
-                colours = {entry.value: (*bytes.fromhex(entry.colour[1:]), 255) for entry in legend}
-                raster.dataset.write_colormap(1, colours | {nodata: (0, 0, 0, 0)})
-            else:
-                raster.dataset.scales = (1 / CONFIDENCE_STEPS,) * len(bands)
-            for number, name in enumerate(bands, 1):
-                raster.dataset.set_band_description(number, name)
-            self._rasters[kind] = raster
 
-    def write(self, window: Window, prediction: Prediction) -> None:
-        """Write one core."""
-        for kind, raster in self._rasters.items():
-            raster.write(self._encode(kind, prediction), window)
+def encode(prediction: Prediction, legend: Legend) -> dict[str, np.ndarray]:
+    """The pixels (bands, rows, cols) of each raster of a map."""
+    pixels = {"classes": legend.to_values(prediction.indices)[None], "confidence": prediction.confidence[None]}
+    return pixels if prediction.probabilities is None else {**pixels, "probabilities": prediction.probabilities}
 
-    def _encode(self, kind: str, prediction: Prediction) -> np.ndarray:
-        """The pixels (bands, rows, cols) of one raster."""
-        if kind == "classes":
-            return self._legend.to_values(prediction.indices)[None]
-        shares = prediction.confidence[None] if kind == "confidence" else prediction.probabilities
-        return np.where(prediction.indices == IGNORE, 255, np.rint(shares * CONFIDENCE_STEPS)).astype(np.uint8)
+
+class MapWriter:
+    """Writes what is found of a scene into strips, and counts the classes.
+
+    Args:
+        scene: gives the grid and the area of its pixels.
+        legend: the classes.
+        strips: to write.
+        merger: knows which rows of the scene a strip has.
+    """
+
+    def __init__(self, scene: Scene, legend: Legend, strips: Strips, merger: Merger) -> None:
+        self._scene, self._legend, self._strips, self._merger = scene, legend, strips, merger
+        self._strip: Strip | None = None
+
+    def write(self, found: Found) -> Found:
+        """Write some ground; the strip of the row above is finished with the first of the next row."""
+        if self._strip is None or self._strip.number != found.row:
+            self.finish()
+            self._strip = self._strips.open(found.row, *self._merger.extent(found.row))
+            self._pixels, self._areas = np.zeros(len(self._legend), np.int64), np.zeros(len(self._legend))
+        self._strip.write(found.window, encode(found.prediction, self._legend))
+        counts = np.bincount(found.prediction.indices.ravel(), minlength=IGNORE + 1)[: len(self._legend)]
+        self._pixels += counts
+        self._areas += counts * (self._scene.pixel_area_m2(found.window) or 0.0)
+        return found
 
     def finish(self) -> None:
-        """Turn the rasters into checked, cloud-optimised GeoTIFFs."""
-        for kind, raster in self._rasters.items():
-            resampling = Resampling.mode if kind == "classes" else Resampling.average
-            raster.finish(resampling=resampling, predictor=kind != "classes", tags=self._tags)
+        """Finish the last strip."""
+        if self._strip is not None:
+            self._strip.finish({"pixels": self._pixels.tolist(), "areas_m2": self._areas.tolist()})
+            self._strip = None
 
     def close(self) -> None:
-        """Stop, with or without a result."""
-        for raster in self._rasters.values():
-            raster.close()
-
-
-@contextmanager
-def open_map(scene: Scene, bundle: Bundle, folder: Path, names: dict[str, str]) -> Iterator[MapRasters]:
-    """Open the rasters of a map in a staged folder."""
-    with ExitStack() as stack:
-        rasters = MapRasters(scene, bundle, folder, names)
-        stack.callback(rasters.close)
-        yield rasters
+        """Stop; a strip that is not finished is none."""
+        if self._strip is not None:
+            self._strip.close()
 
 
 def write_styles(legend: Legend, staging: Path, names: dict[str, str]) -> None:
@@ -151,8 +149,8 @@ def write_map_project(
         shown = colour_bands(bundle.image.names)
         statistics = [bundle.image.bands[position].statistics for position in shown]
         low, high = [facts.p1 for facts in statistics], [facts.p99 for facts in statistics]
-        style = scene_style(scene.path, [sources[position] for position in shown], low, high)
-        layers.append(ProjectLayer(scene.name, relative_source(scene.path, out), style))
+        style = scene_style(scene.paths[0], [sources[position] for position in shown], low, high)
+        layers.append(ProjectLayer(scene.name, relative_source(scene.paths[0], out), style))
     left, bottom, right, top = scene.bounds
     if scene.crs is None and scene.transform.is_identity:
         bottom, top = -top, 0.0  # QGIS counts the rows of a picture downwards from 0

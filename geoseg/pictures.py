@@ -194,7 +194,7 @@ def _picture(path: Path, number: int, entry: Facts, codes: Sequence[int]) -> Pic
 def _image_spec(facts: Sequence[Facts], statistics: StatisticsSum) -> ImageSpec:
     first = facts[0].scene
     count = len(first.dtypes)
-    picture = driver_of(first.path) in ("PNG", "JPEG")
+    picture = driver_of(first.paths[0]) in ("PNG", "JPEG")
     names = {1: ("grey",), 3: ("red", "green", "blue")}.get(count, first.band_names) if picture else first.band_names
     bands = scale_bands(
         statistics.result(), names=names, sources=range(1, count + 1), dtypes=first.dtypes,

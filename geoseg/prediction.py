@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,31 @@ import torch
 
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
-from geoseg.choices import Connectivity, Precision, TestTimeAugmentation
-from geoseg.errors import Faults, InputError
+from geoseg.choices import Blend, Connectivity, Precision, TestTimeAugmentation
+from geoseg.devices import choose_devices, precision_name
+from geoseg.errors import Faults, GeosegError, InputError, SomeScenesError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
-from geoseg.grid import grid
-from geoseg.inference import Predictor, choose_device, choose_threshold, precision_name, predict_cores
-from geoseg.legend import IGNORE
-from geoseg.maps import file_names, open_map, sidecar_names, write_map_project, write_styles
+from geoseg.geotiff import BLOCK
+from geoseg.grid import Layout
+from geoseg.inference import Predictor, Row, choose_threshold, predict_rows
+from geoseg.legend import Legend, make_legend
+from geoseg.maps import MapWriter, file_names, map_layers, sidecar_names, write_map_project, write_styles
+from geoseg.merging import Merger, create_merger
+from geoseg.pipeline import ahead, workers
+from geoseg.polygon_labels import PolygonLabels, Polygons, read_polygons
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
-from geoseg.raster import BLOCK, bounded_cache
+from geoseg.raster import bounded_cache
+from geoseg.remote import Access
 from geoseg.scenes import Scene
+from geoseg.seams import SeamCheck
+from geoseg.strips import Strips
 from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster
 
 _FORMAT = 1
 _MARGIN = 64
+_CORE = BLOCK
+_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -68,15 +80,34 @@ class ScenePrediction:
 class _Options:
     window: int | None
     margin: int | None
-    batch_size: int
+    blend: Blend
+    batch_size: int | None
     tta: TestTimeAugmentation
     threshold: float | None
+    aoi: str | None
     confidence: bool
     probabilities: bool
     polygons: bool
     only: str | Sequence[str] | None
     simplify: float
     connectivity: Connectivity
+    check_seams: bool
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all scenes of one call share."""
+
+    bundle: Bundle
+    predictors: Sequence[Predictor]
+    area: Polygons | None
+    out: Path
+    options: _Options
+    batch_size: int
+    loading: float
+    resume: bool
+    overwrite: bool
+    progress: Progress
 
 
 def predict(
@@ -87,18 +118,24 @@ def predict(
     bands: str | Sequence[int | str] | None = None,
     window: int | None = None,
     margin: int | None = None,
+    blend: Blend = "crop",
     tta: TestTimeAugmentation = "none",
-    batch_size: int = 2,
+    batch_size: int | None = None,
     precision: Precision = "auto",
     device: str = "auto",
     threshold: float | None = None,
+    aoi: str | Path | None = None,
     confidence: bool = True,
     probabilities: bool = False,
     polygons: bool = True,
     only: str | Sequence[str] | None = None,
     simplify: float = 1.5,
     connectivity: Connectivity = 4,
+    check_seams: bool = False,
     stack: bool = False,
+    allow_remote: bool = False,
+    allow_vrt: bool = False,
+    resume: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> list[ScenePrediction]:
@@ -111,20 +148,26 @@ def predict(
         bands: numbers or names of the scene's bands, in the model's order; None finds them.
         window: rows and columns that the network sees at once, margin included; None chooses.
         margin: pixels on each side that are seen but not written; None chooses.
+        blend: `crop` lets each window answer for its core; `hann` joins neighbours across their margins, softly.
         tta: mean of the predictions of mirrored (`flips`) and turned (`d4`) copies of each window: steadier, slower; or
             those of shifted copies, interleaved (`shifts`): sharper where the network is coarse, such as `fcn32s`.
-        batch_size: windows a step.
+        batch_size: windows a step; None chooses. It is halved where the device's memory does not hold so many.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, or several: `cuda:0,cuda:1`.
         threshold: of a one-channel model: least probability of the second class where a pixel is said to be of it, above
             0 and below 1; None takes the model's own.
+        aoi: polygon file; outside it nothing is told, and windows that do not touch it are not run.
         confidence: write the probability of the class chosen.
         probabilities: write the probability of every class.
         polygons: write polygons.
         only: names or values of the classes to make polygons of; None takes all but the background.
         simplify: how far, in pixels, a simplified outline may lie from the pixels' edges; 0 keeps these.
         connectivity: 4, or 8 to join pixels of a class that touch at corners.
+        check_seams: measure how windows disagree along their borders, for the run file.
         stack: each scene is a folder of single-band files.
+        allow_remote: a scene may be an address: `https://`, `s3://`, `gs://`, `az://` and the like.
+        allow_vrt: a scene may be a VRT, which names files of its own.
+        resume: go on where a run that was stopped has left finished strips of a scene.
         overwrite: replace earlier outputs of the same scenes.
         progress: called after each batch.
 
@@ -133,60 +176,84 @@ def predict(
 
     Raises:
         GeosegError: bad input or a full disk; no scene leaves part of its outputs behind.
+        SomeScenesError: some of several scenes failed; the others have their maps.
     """
+    started = time.monotonic()
     options = _Options(
-        window, margin, batch_size, tta, threshold, confidence, probabilities, polygons, only, simplify, connectivity
-    )
+        window, margin, blend, batch_size, tta, threshold, None if aoi is None else str(aoi), confidence,
+        probabilities, polygons, only, simplify, connectivity, check_seams,
+    )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
-    faults = Faults()
+    faults, area = Faults(), None
     with faults.collect():
         bundle = open_bundle(model)
         with faults.collect():
             chosen_classes(bundle.legend, only)
         choose_threshold(bundle, threshold)
     with faults.collect():
-        _choose_grid(BLOCK, BLOCK, options)
-        choose_device(device)
-    found = preflight_scenes(inputs, stack=stack, faults=faults)
+        choose_layout(BLOCK, BLOCK, options)
+        devices = choose_devices(device)
+    with faults.collect():
+        area = read_polygons(Path(aoi)) if aoi is not None else None
+    access = Access(remote=allow_remote, vrt=allow_vrt)
+    found = preflight_scenes(inputs, stack=stack, access=access, faults=faults)
     for scene in found:
         targets = [Path(out) / name for name in _names(scene, options).values()]
         with faults.collect():
             refuse_inputs(targets, scene.paths)
             refuse_existing(targets, overwrite)
+        if area is not None:
+            with faults.collect():
+                area.near(scene)
     faults.raise_any()
     for scene in found:
         with faults.collect():
             match_model(scene, bundle.image, bands)
     faults.raise_any()
-    predictor = Predictor(bundle, device=device, precision=precision, tta=tta, threshold=threshold)
+    predictors = [
+        Predictor(bundle, device=chosen, precision=precision, tta=tta, threshold=threshold) for chosen in devices
+    ]
+    run = _Run(
+        bundle, predictors, area, Path(out), options, batch_size or _BATCH, time.monotonic() - started, resume,
+        overwrite, progress,
+    )  # fmt: skip
     with bounded_cache():
-        return [
-            _predict_scene(
-                scene,
-                match_model(scene, bundle.image, bands),
-                predictor,
-                bundle,
-                Path(out),
-                options,
-                overwrite,
-                progress,
-            )
-            for scene in found
-        ]
+        return _predict_scenes(found, bands, run)
 
 
-def _choose_grid(height: int, width: int, options: _Options) -> tuple[tuple[int, int], int]:
-    """Rows and columns of a core, and the margin around it.
+def _predict_scenes(
+    scenes: Sequence[Scene], bands: str | Sequence[int | str] | None, run: _Run
+) -> list[ScenePrediction]:
+    """One after the other; a scene that fails does not keep the others from their maps."""
+    made, failed = [], []
+    for scene in scenes:
+        try:
+            made.append(_predict_scene(scene, match_model(scene, run.bundle.image, bands), run))
+        except GeosegError as error:
+            if len(scenes) == 1:
+                raise
+            failed.append(error)
+    if failed:
+        raise SomeScenesError(made, failed)
+    return made
+
+
+def choose_layout(height: int, width: int, options: _Options) -> Layout:
+    """Cores and the margin around them.
 
     Cores are whole blocks of the output, so that each block is compressed once; a scene smaller than one makes do with
     less.
     """
     margin = options.margin if options.margin is not None else min(_MARGIN, (options.window or 8 * _MARGIN) // 8)
-    core = options.window - 2 * margin if options.window is not None else BLOCK
+    core = options.window - 2 * margin if options.window is not None else _CORE
     if core < 1 or margin < 0:
         raise InputError(f"--window {options.window} --margin {margin}: the window must be larger than two margins")
     rows, cols = (min(core, -(-size // 32) * 32) for size in (height, width))
-    return (rows, cols), margin
+    if options.blend == "hann" and not 0 < 2 * margin <= min(rows, cols):
+        raise InputError(
+            f"--blend hann --margin {margin}: from 1 to {min(rows, cols) // 2}, half a core of {rows} x {cols}, is needed"
+        )
+    return Layout(height, width, (rows, cols), margin, options.blend)
 
 
 def _names(scene: Scene, options: _Options) -> dict[str, str]:
@@ -195,63 +262,134 @@ def _names(scene: Scene, options: _Options) -> dict[str, str]:
     )
 
 
-def _predict_scene(
-    scene: Scene, sources: Sequence[int], predictor: Predictor, bundle: Bundle, out: Path, options: _Options,
-    overwrite: bool, progress: Progress,
-) -> ScenePrediction:  # fmt: skip
-    started = time.monotonic()
-    names, legend = _names(scene, options), bundle.legend
+def _predict_scene(scene: Scene, sources: Sequence[int], run: _Run) -> ScenePrediction:
+    clock = [time.monotonic()]
+    options, legend, out = run.options, run.bundle.legend, run.out
+    names, layout = _names(scene, options), choose_layout(scene.height, scene.width, options)
+    layers, balance = map_layers(run.bundle, names), None
+    strips = Strips(out / f".{scene.name}.strips", scene, layers)
     with stage(
-        out, last=names["run"], replaces=[*names.values(), *sidecar_names(names)], overwrite=overwrite
+        out, last=names["run"], replaces=[*names.values(), *sidecar_names(names)], overwrite=run.overwrite
     ) as staging:
-        totals = _write_rasters(scene, sources, predictor, bundle, staging, names, options, progress)
-        mapped, balance = time.monotonic(), None
-        if options.polygons:
-            balance = polygonize_raster(
-                staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
-                staging / names["polygons"], only=options.only, simplify=options.simplify,
-                connectivity=options.connectivity, progress=progress,
-            )  # fmt: skip
-        write_styles(legend, staging, names)
-        write_map_project(scene, sources, bundle, layer_style(legend, options.only), out, staging, names)
-        facts = {
-            "format": _FORMAT,
-            "geoseg_version": geoseg.__version__,
-            "scene": scene.path.name,
-            "model": {"name": bundle.path.resolve().name, "weights_sha256": bundle.weights_sha256},
-            "bands": [scene.band_names[source - 1] for source in sources],
-            "options": asdict(options),
-            "device": str(predictor.device),
-            "precision": precision_name(predictor.dtype),
-            "classes": totals,
-            "polygons": balance,
-            "seconds": {"map": round(mapped - started, 2), "all": round(time.monotonic() - started, 2)},
-            "versions": {"torch": str(torch.__version__), "rasterio": rasterio.__version__},
-            "outputs": {path.name: sha256(path) for path in sorted(staging.iterdir())},
-        }
-        write_json(staging / names["run"], facts)
+        strips.begin(_plan(scene, sources, layout, run), resume=run.resume, overwrite=run.overwrite)
+        with strips.kept(layout.rows):
+            seams = _predict_strips(scene, sources, layout, strips, run)
+            clock.append(time.monotonic())
+            for layer in layers:
+                strips.join(layer, staging / names[layer.kind])
+            clock.append(time.monotonic())
+            if options.polygons:
+                balance = polygonize_raster(
+                    staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
+                    staging / names["polygons"], only=options.only, simplify=options.simplify,
+                    connectivity=options.connectivity, progress=run.progress,
+                )  # fmt: skip
+            write_styles(legend, staging, names)
+            write_map_project(scene, sources, run.bundle, layer_style(legend, options.only), out, staging, names)
+            clock.append(time.monotonic())
+            facts = {
+                **_circumstances(scene, sources, layout, run),
+                "classes": _totals(scene, legend, strips),
+                "seams": seams,
+                "polygons": balance,
+                "seconds": _seconds(run.loading, clock),
+                "outputs": {path.name: sha256(path) for path in sorted(staging.iterdir())},
+            }
+            write_json(staging / names["run"], facts)
+    strips.remove()
     outputs = {kind: out / name for kind, name in names.items()}
-    return ScenePrediction(outputs["classes"], outputs, tuple(totals), facts)
+    return ScenePrediction(outputs["classes"], outputs, tuple(facts["classes"]), facts)
 
 
-def _write_rasters(
-    scene: Scene, sources: Sequence[int], predictor: Predictor, bundle: Bundle, staging: Path, names: dict[str, str],
-    options: _Options, progress: Progress,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Predict the scene core by core into its rasters; returns the totals per class."""
-    core, margin = _choose_grid(scene.height, scene.width, options)
-    tiles = -(-scene.height // core[0]) * -(-scene.width // core[1])
-    pixels, areas = np.zeros(len(bundle.legend), np.int64), np.zeros(len(bundle.legend))
-    with open_map(scene, bundle, staging, names) as rasters, scene.open() as reader:
-        cores = grid(scene.height, scene.width, core, margin)
-        found = predict_cores(reader, sources, cores, predictor, batch_size=options.batch_size)
-        for done, (window, prediction) in enumerate(found, 1):
-            rasters.write(window, prediction)
-            counts = np.bincount(prediction.indices.ravel(), minlength=IGNORE + 1)[: len(bundle.legend)]
-            pixels += counts
-            areas += counts * (scene.pixel_area_m2(window) or 0.0)
-            progress(f"predict {scene.name}", done, tiles)
-        rasters.finish()
+def _circumstances(scene: Scene, sources: Sequence[int], layout: Layout, run: _Run) -> dict[str, Any]:
+    """What a map was made of and with, for the run file."""
+    return {
+        "format": _FORMAT,
+        "geoseg_version": geoseg.__version__,
+        "scene": scene.path.name,
+        "model": {"name": run.bundle.path.resolve().name, "weights_sha256": run.bundle.weights_sha256},
+        "bands": [scene.band_names[source - 1] for source in sources],
+        "options": asdict(run.options),
+        "grid": {
+            "core": list(layout.core), "margin": layout.margin, "blend": layout.blend,
+            "windows": layout.rows * layout.cols, "batch_size": run.batch_size,
+        },
+        "device": ",".join(str(predictor.device) for predictor in run.predictors),
+        "precision": precision_name(run.predictors[0].dtype),
+        "versions": {"torch": str(torch.__version__), "rasterio": rasterio.__version__},
+    }  # fmt: skip
+
+
+def _seconds(loading: float, clock: Sequence[float]) -> dict[str, float]:
+    begun, mapped, joined, ended = clock
+    return {
+        "load": round(loading, 2),
+        "map": round(mapped - begun, 2),
+        "join": round(joined - mapped, 2),
+        "all": round(ended - begun + loading, 2),
+    }
+
+
+def _plan(scene: Scene, sources: Sequence[int], layout: Layout, run: _Run) -> dict[str, Any]:
+    """All that the pixels of a map depend on."""
+    files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in scene.paths]
+    options = {name: value for name, value in asdict(run.options).items() if name in _PIXEL_OPTIONS}
+    plan = {
+        "version": geoseg.__version__,
+        "scene": [str(scene.path), scene.height, scene.width, files],
+        "bands": list(sources),
+        "model": run.bundle.weights_sha256,
+        "grid": layout,
+        "area": None if run.area is None else sha256(run.area.path),
+        "precision": precision_name(run.predictors[0].dtype),
+        **options,
+    }
+    return json.loads(json.dumps(plan))
+
+
+_PIXEL_OPTIONS = ("tta", "threshold", "confidence", "probabilities")
+
+
+def _predict_strips(
+    scene: Scene, sources: Sequence[int], layout: Layout, strips: Strips, run: _Run
+) -> dict[str, Any] | None:
+    """Predict the strips that are not there yet; the last stage, writing, has a thread of its own."""
+    merger, finished = create_merger(layout), strips.finished()
+    check = SeamCheck(merger, layout, run.predictors[0]) if run.options.check_seams else None
+    area = None
+    if run.area is not None:
+        area = PolygonLabels(run.area, scene, legend=make_legend([1]), unlabelled="ignore")
+    rows = _rows_to_do(layout, merger, finished)
+    found = predict_rows(
+        scene, sources, rows, run.predictors, check or merger, batch_size=run.batch_size,
+        probabilities=run.options.probabilities, area=area,
+    )  # fmt: skip
+    total = layout.rows * layout.cols
+    with closing(MapWriter(scene, run.bundle.legend, strips, merger)) as writer, workers(1) as writing, closing(found):
+        for ground in ahead(lambda ground: writing.submit(writer.write, ground), found, 4):
+            done = ground.row * layout.cols + ground.tile.core.col_off // layout.core[1] + 1
+            run.progress(f"predict {scene.name}", done, total)
+        writer.finish()
+    run.progress(f"predict {scene.name}", total, total)
+    return check.facts() if check else None
+
+
+def _rows_to_do(layout: Layout, merger: Merger, finished: Container[int]) -> Iterator[Row]:
+    seen = -1
+    for number in range(layout.rows):
+        if number in finished:
+            continue
+        if merger.looks_back and 0 < number != seen + 1:
+            yield Row(number - 1, layout.row(number - 1), answers=False)
+        seen = number
+        yield Row(number, layout.row(number))
+
+
+def _totals(scene: Scene, legend: Legend, strips: Strips) -> list[dict[str, Any]]:
+    """Pixels and area per class."""
+    found = strips.finished().values()
+    pixels = sum((np.array(strip["pixels"]) for strip in found), np.zeros(len(legend), np.int64))
+    areas = sum((np.array(strip["areas_m2"]) for strip in found), np.zeros(len(legend)))
     valid = max(int(pixels.sum()), 1)
     return [
         {
@@ -261,5 +399,5 @@ def _write_rasters(
             "share": round(int(count) / valid, 6),
             "area_ha": round(float(area) / 1e4, 4) if scene.crs else None,
         }
-        for entry, count, area in zip(bundle.legend, pixels, areas, strict=True)
+        for entry, count, area in zip(legend, pixels, areas, strict=True)
     ]

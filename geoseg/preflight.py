@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from geoseg.errors import Faults, MismatchError, MismatchWarning, RasterError
+from geoseg.remote import LOCAL, Access
 from geoseg.scenes import Scene, find_scenes
 from geoseg.spec import ImageSpec
 
@@ -17,12 +18,14 @@ _PIXEL_SIZE_TOLERANCE = 1.25
 _MADE_UP_NAME = re.compile(r"band_\d+")
 
 
-def preflight_scenes(inputs: Sequence[str | Path], *, stack: bool, faults: Faults) -> list[Scene]:
+def preflight_scenes(
+    inputs: Sequence[str | Path], *, stack: bool, faults: Faults, access: Access = LOCAL
+) -> list[Scene]:
     """Describe the scenes that can be; what is wrong with the others goes into `faults`."""
     with faults.collect():
         if not inputs:
             raise RasterError("no scene given; name at least one raster, or a folder of them")
-    scenes = find_scenes(inputs, stack=stack, faults=faults)
+    scenes = find_scenes(inputs, stack=stack, access=access, faults=faults)
     for scene in scenes:
         with faults.collect():
             _ = scene.pixel_size_m  # a CRS without a place on the earth shows here

@@ -16,12 +16,14 @@ import numpy as np
 import pyproj
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.dtypes import in_dtype_range
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from geoseg.errors import Faults, GeoreferenceError, MissingFileError, RasterError
-from geoseg.raster import RASTER_SUFFIXES, open_raster, reading, refuse_truncated
+from geoseg.raster import RASTER_SUFFIXES, has_blocks, open_raster, reading, refuse_truncated
+from geoseg.remote import LOCAL, Access, RemoteFile, local_or_remote, network
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Scene:
 
     Attributes:
         name: the file's stem, or the folder's name for a stack.
-        paths: one file, or one per band.
+        paths: one local file, or one per band; none for a scene at an address.
         height: rows.
         width: columns.
         band_names: band descriptions, else `band_<number>`; the stems for a stack. Alpha is not a band.
@@ -38,6 +40,8 @@ class Scene:
         nodata: per band, where the file names one.
         crs: None for a picture.
         transform: pixel to CRS coordinates; the identity for a picture.
+        remote: the file of a scene at an address.
+        access: what it may reach when it is opened.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Scene:
     nodata: tuple[float | None, ...]
     crs: CRS | None
     transform: Affine
+    remote: RemoteFile | None = None
+    access: Access = LOCAL
 
     def __str__(self) -> str:
         size = f"{self.height} x {self.width}, {len(self.band_names)} bands {'/'.join(sorted(set(self.dtypes)))}"
@@ -58,8 +64,10 @@ class Scene:
         return f"{self.name}: {size}, {ground}"
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | RemoteFile:
         """The file, or the folder of a stack, for messages."""
+        if self.remote:
+            return self.remote
         return self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
 
     @property
@@ -111,7 +119,8 @@ class Scene:
     def open(self) -> Iterator[SceneReader]:
         """Open the scene for reading windows."""
         with ExitStack() as stack:
-            yield SceneReader(self, [stack.enter_context(open_raster(path)) for path in self.paths])
+            sources = [self.remote] if self.remote else self.paths
+            yield SceneReader(self, [stack.enter_context(open_raster(source, self.access)) for source in sources])
 
 
 class SceneReader:
@@ -119,7 +128,8 @@ class SceneReader:
 
     def __init__(self, scene: Scene, datasets: Sequence[DatasetReader]) -> None:
         self.scene = scene
-        self._datasets = datasets
+        # The open file of each band of the scene, and the band's number in it.
+        self._places = [(file, number) for file in datasets for number in (_bands(file) if len(datasets) == 1 else [1])]
 
     def read(
         self, window: Window, sources: Sequence[int], edge: Literal["mirror", "nodata"] = "mirror"
@@ -142,11 +152,10 @@ class SceneReader:
             RasterError: the file is damaged there.
         """
         inside = window.intersection(Window(0, 0, self.scene.width, self.scene.height))
-        with reading(self.scene.path):
+        with reading(self.scene.path), network(self.scene.path, self.scene.access):
             pixels = self._read_bands(inside, sources)
             nodata = [self.scene.nodata[source - 1] for source in sources]
-            files = self._datasets if len(self._datasets) == 1 else [self._datasets[source - 1] for source in sources]
-            valid = valid_pixels(pixels, nodata, files, inside)
+            valid = valid_pixels(pixels, nodata, self._files(sources), inside)
         before = (inside.row_off - window.row_off, inside.col_off - window.col_off)
         after = (window.height - inside.height - before[0], window.width - inside.width - before[1])
         if not any((*before, *after)):
@@ -156,12 +165,67 @@ class SceneReader:
             return np.pad(pixels, [(0, 0), *widths], "reflect"), np.pad(valid, widths, "reflect")
         return np.pad(pixels, [(0, 0), *widths]), np.pad(valid, widths)
 
+    def is_empty(self, window: Window, sources: Sequence[int]) -> bool:
+        """Whether it is certain, without reading a band, that `read` would find no valid pixel in the window.
+
+        The block index tells (a block that was never written reads as nodata), or a mask or an alpha band that is stored
+        apart. Elsewhere, and in doubt, the answer is False.
+
+        Args:
+            window: rows and columns, which may stick out of the scene.
+            sources: band numbers, from 1.
+
+        Raises:
+            RasterError: the mask is damaged there.
+        """
+        inside = window.intersection(Window(0, 0, self.scene.width, self.scene.height))
+        with reading(self.scene.path), network(self.scene.path, self.scene.access):
+            return self._never_written(inside, sources) or any(
+                _masked_out(file, inside) for file in self._files(sources)
+            )
+
+    def _never_written(self, window: Window, sources: Sequence[int]) -> bool:
+        """Whether blocks that are not there leave no pixel valid, by the rule of `valid_pixels`."""
+        zeros: set[tuple[DatasetReader, int]] = set()
+        others: set[tuple[DatasetReader, int]] = set()
+        for source in sources:
+            (file, number), nodata = self._places[source - 1], self.scene.nodata[source - 1]
+            if nodata is not None and _holds(self.scene.dtypes[source - 1], nodata):
+                apart = file.interleaving == Interleaving.band  # else all bands stand in the blocks of the first
+                (others if nodata else zeros).add((file, number if apart else 1))
+        if any(not has_blocks(*place, window) for place in others):
+            return True
+        return bool(zeros) and not any(has_blocks(*place, window) for place in zeros)
+
+    def _files(self, sources: Sequence[int]) -> list[DatasetReader]:
+        return list(dict.fromkeys(self._places[source - 1][0] for source in sources))
+
     def _read_bands(self, window: Window, sources: Sequence[int]) -> np.ndarray:
-        if len(self._datasets) == 1:
-            numbers = _bands(self._datasets[0])
-            return self._datasets[0].read([numbers[source - 1] for source in sources], window=window)
+        places = [self._places[source - 1] for source in sources]
+        if len(self._files(sources)) == 1:
+            return places[0][0].read([number for _, number in places], window=window)
         dtype = np.result_type(*(self.scene.dtypes[source - 1] for source in sources))
-        return np.stack([self._datasets[source - 1].read(1, window=window).astype(dtype) for source in sources])
+        return np.stack([file.read(number, window=window).astype(dtype) for file, number in places])
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a dtype holds a nodata value: where it does not, GDAL fills in another value, which is data."""
+    return in_dtype_range(value, dtype) and (np.dtype(dtype).kind == "f" or float(value).is_integer())
+
+
+def _masked_out(dataset: DatasetReader, window: Window) -> bool:
+    """Whether a mask or an alpha band leaves nothing of a window; an alpha among the other bands is not asked.
+
+    To read that one is to read them all.
+    """
+    flags = dataset.mask_flag_enums[0]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        return not dataset.read_masks(1, window=window).any()
+    if ColorInterp.alpha not in dataset.colorinterp:
+        return False
+    number = dataset.colorinterp.index(ColorInterp.alpha) + 1
+    cheap = dataset.interleaving == Interleaving.band or not has_blocks(dataset, number, window)
+    return cheap and not dataset.read(number, window=window).any()
 
 
 def valid_pixels(
@@ -200,12 +264,15 @@ def _bands(dataset: DatasetReader) -> list[int]:
     ]
 
 
-def find_scenes(inputs: Sequence[str | Path], *, stack: bool = False, faults: Faults | None = None) -> list[Scene]:
+def find_scenes(
+    inputs: Sequence[str | Path], *, stack: bool = False, access: Access = LOCAL, faults: Faults | None = None
+) -> list[Scene]:
     """Describe every scene named: files, folders of files, or with `stack` folders of single-band files.
 
     Args:
-        inputs: files and folders.
+        inputs: files and folders, and as texts addresses (http, https, ftp, s3, gs, az, oss).
         stack: each folder is one scene.
+        access: whether scenes may be at an address, and whether they may be VRTs; of a folder these are not taken.
         faults: takes what is wrong with some of them, so that the others can be looked at as well.
 
     Raises:
@@ -214,14 +281,14 @@ def find_scenes(inputs: Sequence[str | Path], *, stack: bool = False, faults: Fa
     """
     given, scenes = faults, []
     faults = given or Faults()
-    for entry in map(Path, inputs):
+    for entry in map(local_or_remote, inputs):
         with faults.collect():
             if stack:
-                scenes.append(_describe_stack(entry))
+                scenes.append(_describe_stack(entry, access))
                 continue
-            for path in list_rasters(entry) if entry.is_dir() else [entry]:
+            for source in list_rasters(entry) if isinstance(entry, Path) and entry.is_dir() else [entry]:
                 with faults.collect():
-                    scenes.append(describe_scene(path))
+                    scenes.append(describe_scene(source, access))
     with faults.collect():
         _refuse_twins(scenes)
     if given is None:
@@ -243,25 +310,30 @@ def list_rasters(folder: Path) -> list[Path]:
     )
 
 
-def describe_scene(path: Path) -> Scene:
+def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
     """The facts of one raster file.
+
+    Args:
+        source: a local file, or a GeoTIFF at an address.
+        access: whether it may be at an address, and whether it may be a VRT.
 
     Raises:
         MissingFileError, RasterError: it cannot be read.
         GeoreferenceError: it is placed by control points only.
     """
-    with open_raster(path) as dataset:
-        refuse_truncated(path, dataset)
+    with open_raster(source, access) as dataset:
+        if isinstance(source, Path):  # the size of a remote file would be one more request
+            refuse_truncated(source, dataset)
         bands = [number - 1 for number in _bands(dataset)]
         if not bands or any(np.dtype(dataset.dtypes[i]).kind not in "uif" for i in bands):
-            raise RasterError(f"{path}: bands of {set(dataset.dtypes)} found; integers or floats are needed")
+            raise RasterError(f"{source}: bands of {set(dataset.dtypes)} found; integers or floats are needed")
         if dataset.crs is None and dataset.gcps[0]:
             raise GeoreferenceError(
-                f"{path}: placed by ground control points only; give it a grid with: gdalwarp {path.name} OUT.tif"
+                f"{source}: placed by ground control points only; give it a grid with: gdalwarp {source.name} OUT.tif"
             )
         return Scene(
-            name=path.stem,
-            paths=(path,),
+            name=source.stem,
+            paths=(source,) if isinstance(source, Path) else (),
             height=dataset.height,
             width=dataset.width,
             band_names=tuple(dataset.descriptions[i] or f"band_{i + 1}" for i in bands),
@@ -269,16 +341,18 @@ def describe_scene(path: Path) -> Scene:
             nodata=tuple(dataset.nodatavals[i] for i in bands),
             crs=dataset.crs,
             transform=dataset.transform,
+            remote=source if isinstance(source, RemoteFile) else None,
+            access=access,
         )
 
 
-def _describe_stack(folder: Path) -> Scene:
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder}: with --stack each scene is a folder of single-band files")
+def _describe_stack(folder: Path | RemoteFile, access: Access) -> Scene:
+    if isinstance(folder, RemoteFile) or not folder.is_dir():
+        raise MissingFileError(f"{folder}: with --stack each scene is a folder of single-band files on this machine")
     faults, bands = Faults(), []
     for path in list_rasters(folder):
         with faults.collect():
-            band = describe_scene(path)
+            band = describe_scene(path, access)
             bands.append(band)
             if len(band.band_names) != 1:
                 raise RasterError(f"{path}: {len(band.band_names)} bands found, --stack needs single-band files")
@@ -287,7 +361,7 @@ def _describe_stack(folder: Path) -> Scene:
     first = bands[0]
     return Scene(
         name=folder.resolve().name,
-        paths=tuple(band.path for band in bands),
+        paths=tuple(path for band in bands for path in band.paths),
         height=first.height,
         width=first.width,
         band_names=tuple(band.name for band in bands),
@@ -295,6 +369,7 @@ def _describe_stack(folder: Path) -> Scene:
         nodata=tuple(band.nodata[0] for band in bands),
         crs=first.crs,
         transform=first.transform,
+        access=access,
     )
 
 

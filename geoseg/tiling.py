@@ -20,11 +20,12 @@ from geoseg.chips import FOOTPRINTS, INDEX, Chip, ChipFolder, open_chips
 from geoseg.choices import Other, Scaling, SplitBy, Unlabelled
 from geoseg.errors import Faults, GeosegError, RasterError
 from geoseg.files import refuse_existing, refuse_inputs, stage, write_json
+from geoseg.geotiff import write_geotiff
 from geoseg.legend import IGNORE
 from geoseg.pairs import PairReader, TileOptions
 from geoseg.preflight import alike_bands, preflight_scenes
 from geoseg.progress import Progress, silent
-from geoseg.raster import bounded_cache, write_geotiff
+from geoseg.raster import bounded_cache
 from geoseg.scenes import Scene
 from geoseg.spec import ImageSpec, StatisticsSum, scale_bands
 from geoseg.survey import Plan, survey

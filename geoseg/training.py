@@ -18,10 +18,10 @@ from geoseg.bundle import CARD, WEIGHTS, Bundle, open_bundle, write_bundle
 from geoseg.checkpoints import LAST, PREVIOUS
 from geoseg.chips import ChipFolder
 from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling
+from geoseg.devices import choose_device, choose_precision, precision_name
 from geoseg.errors import DataWarning, Faults, GeosegError, InputError, LearningError, ModelError, OutputExistsError
 from geoseg.files import refuse_existing, stage, write_json
 from geoseg.fitting import Fitted, Machine, fit
-from geoseg.inference import choose_device, choose_precision, precision_name
 from geoseg.learning import SegmentationTask
 from geoseg.pictures import open_samples
 from geoseg.plan import Lesson, make_plan, prepare, read_plan

@@ -58,7 +58,7 @@ def find_legend(scene: Scene) -> Legend:
         LegendError: the legend is damaged, or there are more than 254 values.
     """
     _refuse_other_than_classes(scene)
-    legend = read_legend(scene.path)
+    legend = read_legend(scene.paths[0])
     if legend:
         return legend
     values: set[int] = set()
@@ -69,7 +69,7 @@ def find_legend(scene: Scene) -> Legend:
     if not values or not 0 <= min(values) <= max(values) <= MAX_VALUE or len(values) >= IGNORE:
         found = f"{len(values)} values from {min(values)} to {max(values)}" if values else "nodata only"
         raise LegendError(f"{scene.path}: {found} found; a class raster holds 1 to 254 values from 0 to {MAX_VALUE}")
-    return raster_legend([scene.path], sorted(values))
+    return raster_legend([scene.paths[0]], sorted(values))
 
 
 def _refuse_other_than_classes(scene: Scene) -> None:

@@ -184,9 +184,8 @@ def test_a_symmetric_network_gains_nothing_from_mirrors_and_turns(world, tta):
             return torch.cat([-slope, slope], dim=1)
 
     predictor = Predictor(open_bundle(world / "model"), device="cpu", precision="fp32", tta=tta)
-    predictor._network = Columnwise()
-    pixels = np.ones((3, 24, 24), np.uint16)
-    shares = predictor([(pixels, np.ones((24, 24), bool))])[0].probabilities
+    predictor._engine = Columnwise()
+    shares = predictor.shares(np.ones((1, 3, 24, 24), np.uint16), np.ones((1, 24, 24), bool))[0]
     np.testing.assert_allclose(shares, 0.5, atol=1e-6)
 
 
@@ -202,8 +201,8 @@ def test_turned_predictions_come_back_to_their_place(world):
     found = {}
     for tta in ("none", "flips", "d4"):
         predictor = Predictor(open_bundle(world / "model"), device="cpu", precision="fp32", tta=tta)
-        predictor._network = Pixelwise()
-        found[tta] = predictor([(image, np.ones((17, 29), bool))])[0].probabilities
+        predictor._engine = Pixelwise()
+        found[tta] = predictor.shares(image[None], np.ones((1, 17, 29), bool))[0].numpy()
     np.testing.assert_allclose(found["flips"], found["none"], atol=1e-6)
     np.testing.assert_allclose(found["d4"], found["none"], atol=1e-6)
 

@@ -19,15 +19,17 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from shapely.geometry import box
 
 from geoseg import qgis, styles
 from geoseg.errors import DiskError, RasterError
+from geoseg.geotiff import write_geotiff
 from geoseg.legend import Legend, LegendClass, make_legend
-from geoseg.raster import RasterWriter, write_geotiff
+from geoseg.scenes import Scene
+from geoseg.strips import MapLayer, Strips
 
 UTM = CRS.from_epsg(32614)
 GRID = Affine(30, 0, 500000, 0, -30, 5200000)
@@ -379,11 +381,16 @@ def look_in_qgis(folder: Path, names: list[str]) -> list[dict]:
     return json.loads(finished.stdout.splitlines()[-1])
 
 
-def write_cog(path: Path, pixels: np.ndarray, *, scale: float = 1.0) -> None:
-    writer = RasterWriter(path, height=HEIGHT, width=WIDTH, dtype="uint8", crs=UTM, transform=GRID, nodata=255)
-    writer.dataset.scales = (scale,)
-    writer.write(pixels[None], Window(0, 0, WIDTH, HEIGHT))
-    writer.finish(resampling=Resampling.mode, predictor=False)
+def write_map(path: Path, pixels: np.ndarray, *, scale: float | None = None) -> None:
+    layer = MapLayer("shown", "uint8", 255, ("shown",), {}, scale=scale)
+    scene = Scene("scene", (path,), HEIGHT, WIDTH, ("band",), ("uint8",), (None,), UTM, GRID)
+    strips = Strips(path.with_suffix(".strips"), scene, [layer])
+    strips.begin({}, resume=False, overwrite=False)
+    strip = strips.open(0, 0, HEIGHT)
+    strip.write(Window(0, 0, WIDTH, HEIGHT), {"shown": pixels[None]})
+    strip.finish({})
+    strips.join(layer, path)
+    strips.remove()
 
 
 @pytest.mark.qgis
@@ -395,10 +402,10 @@ def test_qgis_opens_everything_styled(tmp_path):
     folder.mkdir()
     classes = np.full((HEIGHT, WIDTH), 255, np.uint8)
     classes[:, :30], classes[5:15, 10:30] = 0, 1
-    write_cog(folder / "classes.tif", classes)
+    write_map(folder / "classes.tif", classes)
     (folder / "classes.qml").write_text(styles.class_style(LEGEND), encoding="utf-8")
     (folder / "classes.tif.aux.xml").write_text(styles.category_names(LEGEND), encoding="utf-8")
-    write_cog(folder / "confidence.tif", np.where(classes == 255, 255, 200).astype(np.uint8), scale=1 / 250)
+    write_map(folder / "confidence.tif", np.where(classes == 255, 255, 200).astype(np.uint8), scale=1 / 250)
     (folder / "confidence.qml").write_text(styles.confidence_style(), encoding="utf-8")
     crops = Legend(LEGEND.classes[1:])
     qgis.embed_style(make_polygons(folder / "polygons.gpkg"), "polygons", styles.polygon_style(crops))

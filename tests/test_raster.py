@@ -1,9 +1,7 @@
-"""Rasters are what their bytes say, damaged ones are refused early, and what is written is what stands on the disk."""
+"""Rasters are what their bytes say, damaged ones are refused early, and the cache is bounded."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +9,10 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from geoseg import raster
-from geoseg.errors import DiskError, MissingFileError, RasterError
-from geoseg.grid import grid
-from geoseg.raster import BLOCK, RasterWriter, bounded_cache, driver_of, open_raster, refuse_truncated, write_geotiff
+from geoseg.errors import MissingFileError, RasterError
+from geoseg.raster import bounded_cache, driver_of, open_raster, refuse_truncated
 
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_500_000)
 UTM = CRS.from_epsg(32614)
@@ -155,226 +149,6 @@ def test_blocks_that_were_never_written_are_no_truncation(write_scene, tmp_path)
         refuse_truncated(path, dataset)
     with open_raster(write_scene("a.png", np.ones((3, 9, 9), np.uint8), crs=None)) as dataset:
         refuse_truncated(path, dataset)
-
-
-# --- small rasters
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_a_small_raster_comes_back_as_it_was(tmp_path, rng, dtype, count):
-    pixels, valid = rng.integers(0, 255, (count, 20, 30)).astype(dtype), rng.random((20, 30)) > 0.5
-    if dtype == "float32":
-        pixels[0, 0, 0] = np.nan
-    names = [f"b{i}" for i in range(count)]
-    write_geotiff(tmp_path / "a.tif", pixels, crs=UTM, transform=TRANSFORM, valid=valid, band_names=names)
-    with rasterio.open(tmp_path / "a.tif") as dataset:
-        assert dataset.dtypes == (dtype,) * count
-        assert np.array_equal(dataset.read(), pixels, equal_nan=True)
-        assert all(np.array_equal(mask > 0, valid) for mask in dataset.read_masks())
-        assert (dataset.crs, dataset.transform, dataset.descriptions) == (UTM, TRANSFORM, tuple(names))
-        assert ColorInterp.alpha not in dataset.colorinterp
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
-
-
-def test_a_small_raster_with_nodata_and_without_a_place(tmp_path):
-    pixels = np.array([[[0, 9]]], np.uint8)
-    write_geotiff(tmp_path / "a.tif", pixels, crs=None, transform=Affine.identity(), nodata=9)
-    with open_raster(tmp_path / "a.tif") as dataset:
-        assert (dataset.nodata, dataset.crs) == (9, None)
-        assert dataset.read_masks(1).tolist() == [[255, 0]]
-
-
-@pytest.mark.parametrize("damage", ["one pixel", "half a file"])
-def test_a_small_raster_that_stands_otherwise_on_the_disk_is_noticed(tmp_path, rng, monkeypatch, damage):
-    really_open = rasterio.open
-
-    def open_damaged(path, *mode, **options):
-        if not mode and damage == "half a file":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        elif not mode:
-            with really_open(path, "r+") as dataset:
-                dataset.write(dataset.read(window=Window(3, 4, 1, 1)) + 1, window=Window(3, 4, 1, 1))
-        return really_open(path, *mode, **options)
-
-    monkeypatch.setattr(raster.rasterio, "open", open_damaged)
-    with pytest.raises(DiskError, match=r"a\.tif: what was written cannot be read back"):
-        write_geotiff(tmp_path / "a.tif", rng.integers(0, 9, (2, 30, 30), np.uint8), crs=UTM, transform=TRANSFORM)
-
-
-# --- large rasters, window by window
-
-
-def write_map(path: Path, pixels: np.ndarray, **options) -> None:
-    """Write (bands, rows, cols) block by block, and finish."""
-    count, height, width = pixels.shape
-    writer = RasterWriter(
-        path, height=height, width=width, dtype=pixels.dtype.name, count=count,
-        **({"crs": UTM, "transform": TRANSFORM, "nodata": 255} | options),
-    )  # fmt: skip
-    try:
-        for tile in grid(height, width, BLOCK):
-            writer.write(pixels[(slice(None), *tile.core.toslices())], tile.core)
-        writer.finish(resampling=Resampling.mode, predictor=False, tags={"KEY": "value"})
-    finally:
-        writer.close()
-
-
-def blotches(rng: np.random.Generator, values: list[int], height: int, width: int) -> np.ndarray:
-    coarse = rng.choice(values, (height // 7 + 1, width // 7 + 1)).astype(np.uint8)
-    return np.kron(coarse, np.ones((7, 7), np.uint8))[None, :height, :width]
-
-
-def test_a_map_is_a_cloud_optimised_geotiff_whose_overviews_hold_only_its_classes(tmp_path, rng):
-    pixels = blotches(rng, [3, 40, 200], 1300, 1100)
-    write_map(tmp_path / "map.tif", pixels)
-    with rasterio.open(tmp_path / "map.tif") as dataset:
-        assert np.array_equal(dataset.read(), pixels)
-        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-        assert dataset.block_shapes == [(BLOCK, BLOCK)]
-        assert (dataset.compression.name, dataset.nodata, dataset.tags()["KEY"]) == ("deflate", 255, "value")
-        assert (dataset.crs, dataset.transform, dataset.tags()["AREA_OR_POINT"]) == (UTM, TRANSFORM, "Area")
-        levels = dataset.overviews(1)
-    assert len(levels) >= 2
-    for level in range(len(levels)):
-        with rasterio.open(tmp_path / "map.tif", overview_level=level) as dataset:
-            assert set(np.unique(dataset.read())) <= {3, 40, 200}
-    assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
-
-
-def test_overviews_show_the_majority(tmp_path):
-    pixels = np.full((1, 1024, 1024), 1, np.uint8)
-    pixels[:, ::2, ::2] = 2  # one pixel of four
-    write_map(tmp_path / "map.tif", pixels)
-    with rasterio.open(tmp_path / "map.tif", overview_level=0) as dataset:
-        assert np.unique(dataset.read()).tolist() == [1]
-
-
-def test_pixels_that_no_window_covers_are_nodata(tmp_path):
-    writer = RasterWriter(
-        tmp_path / "map.tif",
-        height=700,
-        width=1100,
-        dtype="uint16",
-        crs=None,
-        transform=Affine.identity(),
-        nodata=65535,
-    )
-    writer.write(np.full((1, 100, 90), 7, np.uint16), Window(20, 10, 90, 100))
-    writer.finish(resampling=Resampling.mode, predictor=True)
-    with open_raster(tmp_path / "map.tif") as dataset:
-        found = dataset.read(1)
-        assert dataset.crs is None
-    assert (found[10:110, 20:110] == 7).all()
-    assert (found == 7).sum() == 100 * 90
-    assert set(np.unique(found)) == {7, 65535}
-
-
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_a_raster_of_one_pixel_and_of_several_bands(tmp_path, count):
-    pixels = np.arange(1, count + 1, dtype=np.uint8).reshape(count, 1, 1)
-    write_map(tmp_path / "map.tif", pixels)
-    with rasterio.open(tmp_path / "map.tif") as dataset:
-        assert np.array_equal(dataset.read(), pixels)
-        assert ColorInterp.alpha not in dataset.colorinterp
-
-
-def test_a_picture_gets_no_geotransform(tmp_path):
-    # QGIS shows a raster with the identity written down upside down.
-    pixels = np.ones((1, 3, 3), np.uint8)
-    write_geotiff(tmp_path / "chip.tif", pixels, crs=None, transform=Affine.identity())
-    write_map(tmp_path / "map.tif", pixels, crs=None, transform=Affine.identity())
-    for name in ("chip.tif", "map.tif"):
-        with pytest.warns(NotGeoreferencedWarning), rasterio.open(tmp_path / name) as dataset:
-            assert dataset.transform.is_identity
-
-
-def test_the_same_pixels_give_the_same_bytes(tmp_path, rng):
-    pixels = blotches(rng, [0, 1], 600, 600)
-    for name in ("a.tif", "b.tif"):
-        write_map(tmp_path / name, pixels)
-    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
-
-
-def test_a_raster_that_is_given_up_leaves_no_file(tmp_path):
-    writer = RasterWriter(
-        tmp_path / "map.tif", height=9, width=9, dtype="uint8", crs=UTM, transform=TRANSFORM, nodata=255
-    )
-    writer.write(np.zeros((1, 9, 9), np.uint8), Window(0, 0, 9, 9))
-    writer.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("damage", ["one pixel", "half a file"])
-def test_a_copy_that_differs_from_what_was_written_is_noticed(tmp_path, rng, monkeypatch, damage):
-    copy = rasterio.shutil.copy
-
-    def copy_badly(source, target, **options):
-        if damage == "one pixel":
-            with rasterio.open(source, "r+") as dataset:
-                dataset.write(dataset.read(window=Window(600, 600, 1, 1)) + 1, window=Window(600, 600, 1, 1))
-        copy(source, target, **options)
-        if damage == "half a file":
-            Path(target).write_bytes(Path(target).read_bytes()[: Path(target).stat().st_size // 2])
-
-    monkeypatch.setattr(raster.rasterio.shutil, "copy", copy_badly)
-    with pytest.raises(DiskError, match=r"map\.tif"):
-        write_map(tmp_path / "map.tif", rng.integers(0, 9, (1, 700, 700), np.uint8))
-
-
-# --- full disks
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from geoseg.errors import DiskError
-from geoseg.files import publish, stage
-from geoseg.raster import write_geotiff
-sys.path.insert(0, sys.argv[2])
-from test_raster import TRANSFORM, UTM, write_map
-
-out, rng = Path(sys.argv[1]), np.random.default_rng(0)
-chip, valid = rng.integers(0, 255, (3, 128, 128), np.uint8), rng.random((128, 128)) > 0.5
-tall = rng.integers(0, 5, (1, 700, 700), np.uint8)
-
-def write_chip():
-    with publish(out / "a" / "chip.tif") as path:
-        write_geotiff(path, chip, crs=UTM, transform=TRANSFORM, valid=valid)
-
-def write_tall():
-    with stage(out / "b", last="map.tif") as staging:
-        write_map(staging / "map.tif", tall)
-
-for write, folder, step in ((write_chip, out / "a", 1_000), (write_tall, out / "b", 10_000)):
-    refused = 0
-    while not folder.exists():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (refused * step, resource.RLIM_INFINITY))
-        try:
-            write()
-        except DiskError:
-            refused += 1
-            assert not folder.exists(), list(folder.rglob("*"))
-    assert refused > 10, refused
-"""
-
-
-def test_a_disk_that_fills_at_any_point_is_said_and_leaves_nothing_behind(tmp_path):
-    pytest.importorskip("resource")
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0, run.stderr[-2000:]
-    written = [path.name for path in tmp_path.rglob("*.tif")]
-    assert sorted(written) == ["chip.tif", "map.tif"]
-    # What was written at the first limit that was not refused is whole, the mask of the chip included.
-    rng = np.random.default_rng(0)
-    chip, valid = rng.integers(0, 255, (3, 128, 128), np.uint8), rng.random((128, 128)) > 0.5
-    with rasterio.open(tmp_path / "a" / "chip.tif") as dataset:
-        assert np.array_equal(dataset.read(), chip)
-        assert np.array_equal(dataset.read_masks(1) > 0, valid)
-    with rasterio.open(tmp_path / "b" / "map.tif") as dataset:
-        assert np.array_equal(dataset.read(), rng.integers(0, 5, (1, 700, 700), np.uint8))
 
 
 # --- the cache

@@ -16,8 +16,8 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from geoseg.errors import GeoreferenceError, MissingFileError, PreflightError, RasterError
+from geoseg.geotiff import write_geotiff
 from geoseg.grid import grid
-from geoseg.raster import write_geotiff
 from geoseg.scenes import (
     Scene,
     describe_scene,
@@ -202,6 +202,130 @@ def test_a_png_with_alpha(write_scene):
     scene = describe_scene(write_scene("a.png", pixels, crs=None))
     assert len(scene.band_names) == 3
     assert read(scene)[1].tolist() == [[True, False]]
+
+
+# --- windows that need not be read
+
+
+@pytest.fixture
+def write_sparse(tmp_path):
+    """A function that writes a GeoTIFF of 64 x 64 pixels in which only some blocks, or some bands, were ever written."""
+
+    def write(
+        name="a.tif", *, count=2, dtype="uint8", written=(), bands=None, tiled=True, interleave="pixel", **options
+    ):
+        layout = {"tiled": True, "blockxsize": 16, "blockysize": 16} if tiled else {"blockysize": 4}
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        profile = {"driver": "GTiff", "count": count, "height": 64, "width": 64, "dtype": dtype, "SPARSE_OK": True}
+        profile |= {"crs": "EPSG:32614", "transform": Affine(10, 0, 0, 0, -10, 0), "interleave": interleave} | layout
+        with rasterio.open(path, "w", **{"photometric": "minisblack"} | profile | options) as dataset:
+            for window in written:
+                for band in bands or dataset.indexes:
+                    dataset.write(np.ones((window.height, window.width), dtype), band, window=window)
+        return path
+
+    return write
+
+
+def empty(path, *windows: Window, sources=(1, 2), stack=False) -> list[bool]:
+    (scene,) = find_scenes([path], stack=stack)
+    with scene.open() as reader:
+        for window in windows:
+            assert not (reader.is_empty(window, sources) and reader.read(window, sources)[1].any())
+        return [reader.is_empty(window, sources) for window in windows]
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 0), ("uint8", 255), ("float32", -9999), ("float32", np.nan)])
+def test_blocks_that_were_never_written_need_not_be_read(write_sparse, interleave, dtype, nodata):
+    path = write_sparse(written=[Window(16, 32, 16, 16)], dtype=dtype, nodata=nodata, interleave=interleave)
+    around = [
+        Window(0, 0, 64, 32),
+        Window(0, 0, 16, 64),
+        Window(32, 0, 32, 64),
+        Window(0, 48, 64, 16),
+        Window(15, 31, 1, 1),
+    ]
+    touching = [
+        Window(0, 0, 64, 33),
+        Window(0, 0, 17, 64),
+        Window(31, 0, 32, 64),
+        Window(0, 47, 64, 16),
+        Window(20, 40, 1, 1),
+    ]
+    assert empty(path, *around) == [True] * 5
+    assert empty(path, *touching) == [False] * 5
+
+
+def test_of_a_window_that_sticks_out_only_the_inside_counts(write_sparse):
+    path = write_sparse(written=[Window(16, 16, 16, 16)], nodata=0)
+    assert empty(path, Window(-30, -30, 46, 46), Window(40, 40, 99, 99), Window(-30, -30, 47, 47)) == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", None), ("float32", None)])
+def test_zeros_are_data_where_no_nodata_value_says_otherwise(write_sparse, dtype, nodata):
+    path = write_sparse(dtype=dtype, nodata=nodata)
+    assert empty(path, Window(0, 0, 64, 64)) == [False]
+    with describe_scene(path).open() as reader:
+        assert reader.read(Window(0, 0, 64, 64), [1])[1].all()
+
+
+@pytest.mark.parametrize("nodata", ["-99", "300", "7.5"])
+def test_a_nodata_that_gdal_cannot_fill_in_is_no_proof(write_sparse, nodata):
+    path = write_sparse(nodata=123)
+    path.write_bytes(path.read_bytes().replace(b"123\0", nodata.encode() + b"\0"))
+    assert empty(path, Window(0, 0, 64, 64)) == [False]
+
+
+@pytest.mark.parametrize(("nodata", "expected"), [(0, False), (255, True)])
+def test_one_band_without_data_is_enough_unless_its_nodata_is_0(write_sparse, nodata, expected):
+    path = write_sparse(written=[Window(0, 0, 64, 64)], bands=[2], nodata=nodata, interleave="band")
+    assert empty(path, Window(0, 0, 64, 64)) == [expected]
+    assert empty(path, Window(0, 0, 64, 64), sources=[1]) == [True]
+    assert empty(path, Window(0, 0, 64, 64), sources=[2]) == [False]
+
+
+def test_strips_that_were_never_written_need_not_be_read(write_sparse):
+    path = write_sparse(written=[Window(0, 20, 64, 4)], tiled=False, nodata=0)
+    assert empty(path, Window(5, 0, 9, 20), Window(5, 24, 9, 40), Window(5, 0, 9, 21)) == [True, True, False]
+
+
+@pytest.mark.parametrize(("nodata", "expected"), [(0, False), (255, True), (None, False)])
+def test_a_stack_is_as_empty_as_the_rule_for_its_bands(write_sparse, tmp_path, nodata, expected):
+    write_sparse("s/1.tif", count=1, nodata=nodata)
+    write_sparse("s/2.tif", count=1, nodata=nodata, written=[Window(0, 0, 64, 64)])
+    assert empty(tmp_path / "s", Window(0, 0, 64, 64), stack=True) == [expected]
+    assert empty(tmp_path / "s", Window(0, 0, 64, 64), sources=[1], stack=True) == [nodata is not None]
+
+
+def test_a_mask_tells_what_need_not_be_read(write_scene):
+    mask = np.zeros((64, 64), bool)
+    mask[20, 30] = True
+    path = write_scene("a.tif", np.ones((2, 64, 64), np.uint8), mask=mask)
+    windows = [Window(0, 0, 64, 20), Window(31, 0, 33, 64), Window(30, 20, 1, 1), Window(-9, -9, 39, 99)]
+    assert empty(path, *windows) == [True, True, False, True]
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_an_alpha_band_tells_where_it_is_stored_apart(write_sparse, write_scene, interleave):
+    pixels = np.ones((4, 64, 64), np.uint8)
+    pixels[3, :, :32] = 0
+    options = {"photometric": "rgb", "alpha": "yes", "interleave": interleave}
+    path = write_scene("full.tif", pixels, **options)
+    assert empty(path, Window(0, 0, 32, 64), Window(0, 0, 33, 64)) == [interleave == "band", False]
+    path = write_sparse(count=4, written=[Window(0, 0, 16, 16)], **options)
+    assert empty(path, Window(16, 0, 48, 64), Window(15, 0, 48, 64)) == [True, False]
+    path = write_sparse("b.tif", count=4, nodata=255, bands=[1, 2, 3], written=[Window(0, 0, 64, 64)], **options)
+    empty(path, Window(0, 0, 64, 64))  # the absent alpha reads as 255, which hides nothing: `read` has the last word
+
+
+def test_a_picture_is_never_empty_by_its_blocks(write_scene):
+    assert empty(write_scene("a.png", np.zeros((3, 8, 8), np.uint8), crs=None), Window(0, 0, 8, 8)) == [False]
 
 
 # --- reading over the edge

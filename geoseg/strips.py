@@ -1,0 +1,216 @@
+"""The finished strips of a map: they outlive a run that is killed, and are joined when all are there.
+
+A strip is what one row of windows answers for, as a plain GeoTIFF per raster of the map and a JSON file that comes last.
+"""
+
+from __future__ import annotations
+
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
+from rasterio.windows import Window
+
+from geoseg.errors import InputError, OutputExistsError
+from geoseg.files import publish, read_json, write_json
+from geoseg.geotiff import BLOCK, TiledWriter, verify, write_cog
+from geoseg.raster import georeference_optional
+from geoseg.scenes import Scene
+
+_FORMAT = 1
+_PLAN = "plan.json"
+
+
+class MapLayer(NamedTuple):
+    """One raster of a map.
+
+    Attributes:
+        kind: `classes`, `confidence` or `probabilities`.
+        dtype: `uint8` or `uint16`.
+        nodata: where the scene is not valid.
+        bands: their names.
+        tags: of the file.
+        colours: of the values, red, green, blue and opacity, for a raster of classes.
+        scale: what a stored 1 means.
+        smooth: whether neighbouring pixels may be averaged, as those of a raster of classes may not.
+    """
+
+    kind: str
+    dtype: str
+    nodata: int
+    bands: tuple[str, ...]
+    tags: dict[str, str]
+    colours: dict[int, tuple[int, ...]] | None = None
+    scale: float | None = None
+    smooth: bool = False
+
+
+class Strips:
+    """The strips of one map.
+
+    Args:
+        folder: theirs alone.
+        scene: gives the grid.
+        layers: the rasters of the map.
+    """
+
+    def __init__(self, folder: Path, scene: Scene, layers: Sequence[MapLayer]) -> None:
+        self._folder, self._scene, self._layers = folder, scene, layers
+
+    def begin(self, plan: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Make the folder, or take up what a run that was stopped left in it.
+
+        Args:
+            plan: all that the pixels depend on, as JSON.
+            resume: keep the finished strips.
+            overwrite: drop them.
+
+        Raises:
+            OutputExistsError: there are finished strips, and neither is set.
+            InputError: those to take up were made to another plan.
+        """
+        if self.finished():
+            kept = f"{self._folder}: {len(self.finished())} finished strips of a run that was stopped"
+            if resume:
+                found = read_json(self._folder / _PLAN, newest=_FORMAT, what="the plan of an unfinished map")["plan"]
+                other = [key for key in plan if found.get(key) != plan[key]]
+                if other:
+                    raise InputError(
+                        f"{kept}, of another {', '.join(other)}; start anew with --overwrite, or go on as it was begun"
+                    )
+                return
+            if not overwrite:
+                raise OutputExistsError(f"{kept}; go on with --resume, or start anew with --overwrite")
+        self.remove()
+        self._folder.mkdir(parents=True)
+        write_json(self._folder / _PLAN, {"format": _FORMAT, "plan": plan})
+
+    def finished(self) -> dict[int, dict[str, Any]]:
+        """What is known of each finished strip, by its number."""
+        paths = sorted(self._folder.glob("strip_*.json"))
+        documents = [read_json(path, newest=_FORMAT, what="a finished strip") for path in paths]
+        return {document["number"]: document for document in documents}
+
+    @contextmanager
+    def kept(self, total: int) -> Iterator[None]:
+        """Keep what is finished of `total` strips when the block fails, and say so; keep nothing where nothing is."""
+        try:
+            yield
+        except BaseException as error:
+            finished = len(self.finished())
+            if not finished:
+                self.remove()
+                raise
+            note = f"{finished} of {total} strips are kept in {self._folder}; --resume goes on with them"
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(note) from None
+            error.add_note(note)
+            raise
+
+    def open(self, number: int, top: int, bottom: int) -> Strip:
+        """A strip to write: the rows of the scene from `top` to before `bottom`."""
+        return Strip(self._folder, self._scene, self._layers, number, top, bottom)
+
+    def join(self, layer: MapLayer, target: Path) -> None:
+        """Make one raster of the strips, and compare it with what was written into them.
+
+        Raises:
+            DiskError: they differ.
+        """
+        whole = self._folder / f"{layer.kind}.tif"
+        _create(whole, self._scene, layer, self._scene.height, 0).close()
+        mosaic = whole.with_suffix(".vrt")
+        with georeference_optional():
+            rasterio.shutil.copy(whole, mosaic, driver="VRT")
+        finished = self.finished()
+        _name_sources(mosaic, layer, self._scene.width, finished)
+        write_cog(
+            mosaic, target, resampling=Resampling.average if layer.smooth else Resampling.mode, predictor=layer.smooth
+        )
+        for document in finished.values():
+            verify(target, document["checksums"][layer.kind], down=document["top"])
+
+    def remove(self) -> None:
+        """Take all of it away."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Strip:
+    """One strip that is being written; made by `Strips.open`."""
+
+    def __init__(
+        self, folder: Path, scene: Scene, layers: Sequence[MapLayer], number: int, top: int, bottom: int
+    ) -> None:
+        self.number, self._folder = number, folder
+        self._top, self._height = top, bottom - top
+        self._rasters = {
+            layer.kind: _create(folder / _file_name(number, layer.kind), scene, layer, bottom - top, top)
+            for layer in layers
+        }
+
+    def write(self, window: Window, pixels: dict[str, np.ndarray]) -> None:
+        """Write (bands, rows, cols) per kind of raster at a window of the scene."""
+        inside = Window(window.col_off, window.row_off - self._top, window.width, window.height)
+        for kind, raster in self._rasters.items():
+            raster.write(pixels[kind], inside)
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Close the rasters, and then say that the strip is finished."""
+        self.close()
+        document = {"format": _FORMAT, "number": self.number, "top": self._top, "height": self._height, **facts}
+        document["checksums"] = {kind: raster.checksums for kind, raster in self._rasters.items()}
+        with publish(self._folder / f"strip_{self.number:06}.json", overwrite=True) as path:
+            write_json(path, document)
+
+    def close(self) -> None:
+        """Stop, finished or not."""
+        for raster in self._rasters.values():
+            raster.close()
+
+
+def _file_name(number: int, kind: str) -> str:
+    return f"strip_{number:06}_{kind}.tif"
+
+
+def _create(path: Path, scene: Scene, layer: MapLayer, height: int, top: int) -> TiledWriter:
+    transform = scene.transform @ scene.transform.translation(0, top) if top else scene.transform
+    raster = TiledWriter(
+        path, height=height, width=scene.width, count=len(layer.bands), dtype=layer.dtype, nodata=layer.nodata,
+        crs=scene.crs, transform=transform,
+    )  # fmt: skip
+    if layer.colours:
+        raster.dataset.write_colormap(1, layer.colours)
+    if layer.scale:
+        raster.dataset.scales = (layer.scale,) * len(layer.bands)
+    for number, name in enumerate(layer.bands, 1):
+        raster.dataset.set_band_description(number, name)
+    raster.dataset.update_tags(AREA_OR_POINT="Area", **layer.tags)
+    return raster
+
+
+def _name_sources(mosaic: Path, layer: MapLayer, width: int, strips: dict[int, dict[str, Any]]) -> None:
+    """Let a VRT of an empty raster look at the strips instead; all that it says beside stays as GDAL has written it."""
+    tree = ET.parse(mosaic)
+    for band in tree.iter("VRTRasterBand"):
+        for source in [part for part in band if part.tag.endswith("Source")]:
+            band.remove(source)
+        for number, document in strips.items():
+            size: dict[str, Any] = {"xSize": str(width), "ySize": str(document["height"])}
+            source = ET.SubElement(band, "SimpleSource")
+            ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = _file_name(number, layer.kind)
+            ET.SubElement(source, "SourceBand").text = band.get("band")
+            # With these facts GDAL opens a source when it is read, not all of them at once.
+            ET.SubElement(
+                source, "SourceProperties", RasterXSize=str(width), RasterYSize=str(document["height"]),
+                DataType=str(band.get("dataType")), BlockXSize=str(BLOCK), BlockYSize=str(BLOCK),
+            )  # fmt: skip
+            ET.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
+            ET.SubElement(source, "DstRect", xOff="0", yOff=str(document["top"]), **size)
+    tree.write(mosaic)
