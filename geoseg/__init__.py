@@ -17,7 +17,7 @@ import one another:
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle; devices folding engines views merging inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines simplification polygon_layer vectorise; strips styles qgis
-              maps report
+              maps mapping report
     floor 1   raster remote geotiff scenes labels polygon_labels split
     floor 0   errors choices named_parts progress pipeline legend spec grid metrics files
 """

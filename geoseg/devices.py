@@ -7,7 +7,7 @@ import torch
 from geoseg.choices import Precision
 from geoseg.errors import ModelError
 
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_devices(device: str = "auto") -> list[torch.device]:
@@ -51,7 +51,7 @@ def choose_precision(device: torch.device, precision: Precision = "auto") -> tor
     return torch.bfloat16 if device.type == "cpu" and has_bf16_units() else torch.float32
 
 
-def precision_name(dtype: torch.dtype) -> str:
+def precision_name(dtype: torch.dtype) -> Precision:
     """What the option calls a dtype."""
     return next(name for name, known in _TYPES.items() if known == dtype)
 

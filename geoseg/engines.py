@@ -84,7 +84,7 @@ def _keep_freed_memory() -> None:
     """Tell glibc to use freed memory again instead of handing it back to the system.
 
     The maps of a window are large enough to be handed back each time, and the system clears every page that it gives
-    out anew: a quarter to two fifths of the time of a small U-Net. https://man7.org/linux/man-pages/man3/mallopt.3.html
+    out anew: a fifth to two fifths of the time of a small U-Net. https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

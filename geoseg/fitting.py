@@ -21,6 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from geoseg.augment import parse_augment
 from geoseg.checkpoints import BEST, LAST, Checkpoints, checkpoint_weights, find_checkpoint, load_checkpoint
 from geoseg.chips import ChipFolder
+from geoseg.devices import out_of_memory
 from geoseg.errors import LearningError, ModelError
 from geoseg.learning import History, SegmentationTask
 from geoseg.progress import Progress, silent
@@ -253,7 +254,7 @@ def _logger(machine: Machine) -> Any:
 def _known_trouble(error: Exception, recipe: Recipe) -> Exception | None:
     """What an error of torch's means to the user, where it means something."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+    if isinstance(error, RuntimeError) and out_of_memory(error):
         return torch.OutOfMemoryError(text)
     if "Expected more than 1 value per channel" in text:
         return ModelError(

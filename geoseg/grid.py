@@ -74,6 +74,11 @@ class Layout(NamedTuple):
         """Windows in a row."""
         return -(-self.width // self.core[1])
 
+    @property
+    def windows(self) -> int:
+        """All of them."""
+        return self.rows * self.cols
+
     def row(self, number: int) -> list[Tile]:
         """The windows of one row, counted from 0."""
         top = number * self.core[0]

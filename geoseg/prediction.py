@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Container, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,12 @@ from geoseg.errors import Faults, GeosegError, InputError, SomeScenesError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
 from geoseg.geotiff import BLOCK
 from geoseg.grid import Layout
-from geoseg.inference import Predictor, Row, choose_threshold, predict_rows
-from geoseg.legend import Legend, make_legend
-from geoseg.maps import MapWriter, file_names, map_layers, sidecar_names, write_map_project, write_styles
-from geoseg.merging import Merger, create_merger
-from geoseg.pipeline import ahead, workers
-from geoseg.polygon_labels import PolygonLabels, Polygons, read_polygons
+from geoseg.inference import Predictor, choose_threshold
+from geoseg.legend import Legend
+from geoseg.mapping import MapJob, predict_strips
+from geoseg.maps import file_names, map_layers, sidecar_names, write_map_project, write_styles
+from geoseg.merging import create_merger
+from geoseg.polygon_labels import Polygons, read_polygons
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
@@ -268,12 +266,17 @@ def _predict_scene(scene: Scene, sources: Sequence[int], run: _Run) -> ScenePred
     names, layout = _names(scene, options), choose_layout(scene.height, scene.width, options)
     layers, balance = map_layers(run.bundle, names), None
     strips = Strips(out / f".{scene.name}.strips", scene, layers)
+    job = MapJob(
+        scene, tuple(sources), run.bundle, layout, run.area, strips, options.tta,
+        precision_name(run.predictors[0].dtype), run.predictors[0].threshold, run.batch_size, options.probabilities,
+    )  # fmt: skip
     with stage(
         out, last=names["run"], replaces=[*names.values(), *sidecar_names(names)], overwrite=run.overwrite
     ) as staging:
-        strips.begin(_plan(scene, sources, layout, run), resume=run.resume, overwrite=run.overwrite)
+        strips.begin(job.plan(), resume=run.resume, overwrite=run.overwrite)
         with strips.kept(layout.rows):
-            seams = _predict_strips(scene, sources, layout, strips, run)
+            check = SeamCheck(create_merger(layout), layout, run.predictors[0]) if options.check_seams else None
+            predict_strips(job, run.predictors, job.missing(), check=check, progress=run.progress)
             clock.append(time.monotonic())
             for layer in layers:
                 strips.join(layer, staging / names[layer.kind])
@@ -290,7 +293,7 @@ def _predict_scene(scene: Scene, sources: Sequence[int], run: _Run) -> ScenePred
             facts = {
                 **_circumstances(scene, sources, layout, run),
                 "classes": _totals(scene, legend, strips),
-                "seams": seams,
+                "seams": check.facts() if check else None,
                 "polygons": balance,
                 "seconds": _seconds(run.loading, clock),
                 "outputs": {path.name: sha256(path) for path in sorted(staging.iterdir())},
@@ -312,7 +315,7 @@ def _circumstances(scene: Scene, sources: Sequence[int], layout: Layout, run: _R
         "options": asdict(run.options),
         "grid": {
             "core": list(layout.core), "margin": layout.margin, "blend": layout.blend,
-            "windows": layout.rows * layout.cols, "batch_size": run.batch_size,
+            "windows": layout.windows, "batch_size": run.batch_size,
         },
         "device": ",".join(str(predictor.device) for predictor in run.predictors),
         "precision": precision_name(run.predictors[0].dtype),
@@ -328,61 +331,6 @@ def _seconds(loading: float, clock: Sequence[float]) -> dict[str, float]:
         "join": round(joined - mapped, 2),
         "all": round(ended - begun + loading, 2),
     }
-
-
-def _plan(scene: Scene, sources: Sequence[int], layout: Layout, run: _Run) -> dict[str, Any]:
-    """All that the pixels of a map depend on."""
-    files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in scene.paths]
-    options = {name: value for name, value in asdict(run.options).items() if name in _PIXEL_OPTIONS}
-    plan = {
-        "version": geoseg.__version__,
-        "scene": [str(scene.path), scene.height, scene.width, files],
-        "bands": list(sources),
-        "model": run.bundle.weights_sha256,
-        "grid": layout,
-        "area": None if run.area is None else sha256(run.area.path),
-        "precision": precision_name(run.predictors[0].dtype),
-        **options,
-    }
-    return json.loads(json.dumps(plan))
-
-
-_PIXEL_OPTIONS = ("tta", "threshold", "confidence", "probabilities")
-
-
-def _predict_strips(
-    scene: Scene, sources: Sequence[int], layout: Layout, strips: Strips, run: _Run
-) -> dict[str, Any] | None:
-    """Predict the strips that are not there yet; the last stage, writing, has a thread of its own."""
-    merger, finished = create_merger(layout), strips.finished()
-    check = SeamCheck(merger, layout, run.predictors[0]) if run.options.check_seams else None
-    area = None
-    if run.area is not None:
-        area = PolygonLabels(run.area, scene, legend=make_legend([1]), unlabelled="ignore")
-    rows = _rows_to_do(layout, merger, finished)
-    found = predict_rows(
-        scene, sources, rows, run.predictors, check or merger, batch_size=run.batch_size,
-        probabilities=run.options.probabilities, area=area,
-    )  # fmt: skip
-    total = layout.rows * layout.cols
-    with closing(MapWriter(scene, run.bundle.legend, strips, merger)) as writer, workers(1) as writing, closing(found):
-        for ground in ahead(lambda ground: writing.submit(writer.write, ground), found, 4):
-            done = ground.row * layout.cols + ground.tile.core.col_off // layout.core[1] + 1
-            run.progress(f"predict {scene.name}", done, total)
-        writer.finish()
-    run.progress(f"predict {scene.name}", total, total)
-    return check.facts() if check else None
-
-
-def _rows_to_do(layout: Layout, merger: Merger, finished: Container[int]) -> Iterator[Row]:
-    seen = -1
-    for number in range(layout.rows):
-        if number in finished:
-            continue
-        if merger.looks_back and 0 < number != seen + 1:
-            yield Row(number - 1, layout.row(number - 1), answers=False)
-        seen = number
-        yield Row(number, layout.row(number))
 
 
 def _totals(scene: Scene, legend: Legend, strips: Strips) -> list[dict[str, Any]]:

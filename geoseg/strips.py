@@ -64,6 +64,11 @@ class Strips:
     def __init__(self, folder: Path, scene: Scene, layers: Sequence[MapLayer]) -> None:
         self._folder, self._scene, self._layers = folder, scene, layers
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of rasters."""
+        return [layer.kind for layer in self._layers]
+
     def begin(self, plan: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Make the folder, or take up what a run that was stopped left in it.
 

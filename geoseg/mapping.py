@@ -1,0 +1,121 @@
+"""From a scene to the strips of its map, all of them or some: here, or on another machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import geoseg
+from geoseg.bundle import Bundle
+from geoseg.choices import Precision, TestTimeAugmentation
+from geoseg.files import sha256
+from geoseg.grid import Layout
+from geoseg.inference import Predictor, Row, predict_rows
+from geoseg.legend import make_legend
+from geoseg.maps import MapWriter
+from geoseg.merging import Merger, create_merger
+from geoseg.pipeline import ahead, workers
+from geoseg.polygon_labels import PolygonLabels, Polygons
+from geoseg.progress import Progress
+from geoseg.scenes import Scene
+from geoseg.strips import Strips
+
+
+@dataclass(frozen=True)
+class MapJob:
+    """All that the pixels of a map depend on, and where they go; it can be sent to another machine.
+
+    Attributes:
+        scene: to map.
+        sources: its bands, in the model's order.
+        bundle: the model.
+        layout: of the windows.
+        area: outside it nothing is told.
+        strips: where the map is written.
+        tta: see `Predictor`.
+        precision: `fp32`, `bf16` or `fp16`.
+        threshold: of a one-channel model.
+        batch_size: windows at once.
+        probabilities: write those of every class.
+    """
+
+    scene: Scene
+    sources: tuple[int, ...]
+    bundle: Bundle
+    layout: Layout
+    area: Polygons | None
+    strips: Strips
+    tta: TestTimeAugmentation
+    precision: Precision
+    threshold: float | None
+    batch_size: int
+    probabilities: bool
+
+    def plan(self) -> dict[str, Any]:
+        """The same in words, for a run that goes on to be held against."""
+        scene = self.scene
+        files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in scene.paths]
+        plan = {
+            "version": geoseg.__version__,
+            "scene": [str(scene.path), scene.height, scene.width, files],
+            "bands": self.sources,
+            "model": self.bundle.weights_sha256,
+            "grid": self.layout,
+            "area": None if self.area is None else sha256(self.area.path),
+            "tta": self.tta,
+            "precision": self.precision,
+            "threshold": self.threshold,
+            "rasters": self.strips.kinds,
+        }
+        return json.loads(json.dumps(plan))
+
+    def missing(self) -> list[int]:
+        """Numbers of the strips that are not finished."""
+        finished = self.strips.finished()
+        return [number for number in range(self.layout.rows) if number not in finished]
+
+
+def predict_strips(
+    job: MapJob, predictors: Sequence[Predictor], numbers: Collection[int], *, progress: Progress,
+    check: Merger | None = None,
+) -> None:  # fmt: skip
+    """Predict strips, in their order; the last stage, writing, has a thread of its own.
+
+    Args:
+        job: what to map.
+        predictors: of the job's model; one per device.
+        numbers: of the strips.
+        progress: called after each piece of ground.
+        check: merges the windows in place of what the layout asks for, and looks on.
+
+    Raises:
+        GeosegError: the scene is damaged somewhere, a window does not fit into memory, or the disk is full.
+    """
+    layout, merger, area = job.layout, check or create_merger(job.layout), None
+    if job.area is not None:
+        area = PolygonLabels(job.area, job.scene, legend=make_legend([1]), unlabelled="ignore")
+    found = predict_rows(
+        job.scene, job.sources, _rows(layout, merger, numbers), predictors, merger, batch_size=job.batch_size,
+        probabilities=job.probabilities, area=area,
+    )  # fmt: skip
+    title = f"predict {job.scene.name}"
+    writer = MapWriter(job.scene, job.bundle.legend, job.strips, merger)
+    with closing(writer), workers(1) as writing, closing(found):
+        for ground in ahead(lambda ground: writing.submit(writer.write, ground), found, 4):
+            before = ground.tile.core.col_off // layout.core[1]
+            progress(title, ground.row * layout.cols + before + 1, layout.windows)
+        writer.finish()
+    progress(title, layout.windows, layout.windows)
+
+
+def _rows(layout: Layout, merger: Merger, numbers: Collection[int]) -> Iterator[Row]:
+    """The rows of windows that strips need."""
+    last = -1
+    for number in sorted(numbers):
+        if merger.looks_back and 0 < number != last + 1:
+            yield Row(number - 1, layout.row(number - 1), answers=False)
+        yield Row(number, layout.row(number))
+        last = number
