@@ -4,6 +4,7 @@ from typing import Literal
 
 Blend = Literal["crop", "hann"]
 Connectivity = Literal[4, 8]
+Engine = Literal["torch", "openvino"]
 Format = Literal["gpkg", "fgb", "geojson", "parquet"]
 Logger = Literal["csv", "tensorboard"]
 Other = Literal["error", "ignore"]

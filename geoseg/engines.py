@@ -145,7 +145,8 @@ class OpenVinoEngine:
             batch = torch.cat([batch, batch.new_zeros(shape[0] - count, *window)])
         request = self._requests[shape]
         logits = np.empty(tuple(request.model_outputs[0].shape), np.float32)
-        request.set_input_tensor(self._openvino.Tensor(batch.contiguous().numpy(), shared_memory=True))
+        batch = batch.contiguous()  # kept by name: the tensor below shares its memory, but does not own it
+        request.set_input_tensor(self._openvino.Tensor(batch.numpy(), shared_memory=True))
         request.set_output_tensor(self._openvino.Tensor(logits, shared_memory=True))
         request.infer()
         return torch.from_numpy(logits)[:count]

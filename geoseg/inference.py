@@ -15,15 +15,16 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geoseg.bundle import Bundle
+from geoseg.choices import Engine as EngineName
 from geoseg.choices import Precision, TestTimeAugmentation
 from geoseg.devices import choose_device, choose_precision, out_of_memory
-from geoseg.engines import TorchEngine
+from geoseg.engines import Engine, OpenVinoEngine, TorchEngine, check_agreement
 from geoseg.errors import ModelError
-from geoseg.grid import Tile
+from geoseg.grid import Layout, Tile
 from geoseg.labels import LabelReader
 from geoseg.legend import IGNORE
 from geoseg.merging import Merger
-from geoseg.models import class_logits
+from geoseg.models import Segmenter, class_logits
 from geoseg.pipeline import ahead, workers
 from geoseg.scenes import Scene, SceneReader
 from geoseg.spec import ImageSpec
@@ -80,6 +81,7 @@ class Predictor:
             the work) and turned copies too (`d4`, eight times), or interleaved from copies shifted by less than the
             network's stride (`shifts`, sixteen times), which sharpens coarse networks.
         threshold: see `choose_threshold`.
+        engine: `torch`, or `openvino` on a CPU.
 
     Attributes:
         fits: windows that the device's memory has been found to hold at once; None until one batch was too large.
@@ -93,6 +95,7 @@ class Predictor:
         precision: Precision = "auto",
         tta: TestTimeAugmentation = "none",
         threshold: float | None = None,
+        engine: EngineName = "torch",
     ) -> None:
         self.legend = bundle.legend
         self.device = choose_device(device) if isinstance(device, str) else device
@@ -102,7 +105,7 @@ class Predictor:
         network = bundle.network()
         self._views = views(tta, network.size_divisor)
         self._scaler = _Scaler(bundle.image, self.device)
-        self._engine = TorchEngine(network, self.device, self.dtype)
+        self._bundle, self._engine = bundle, _create_engine(engine, network, bundle, self.device, self.dtype)
 
     def __call__(self, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Prediction]:
         """Predict windows of one size: pairs of raw pixels (bands, rows, cols) and valid (rows, cols) bool."""
@@ -145,6 +148,18 @@ class Predictor:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
+    def check(self, pixels: np.ndarray, valid: np.ndarray) -> float:
+        """Share of the pixels of a probe that get the class which torch gives them in float32.
+
+        Args:
+            pixels: raw, (windows, bands, rows, cols).
+            valid: (windows, rows, cols) bool.
+
+        Raises:
+            ModelError: it is below 99.9 %.
+        """
+        return check_agreement(self._engine, self._bundle.network(), self._scaler(pixels, valid))
+
     def _shares(self, pixels: np.ndarray, valid: np.ndarray, inside: tuple[slice, slice]) -> Tensor:
         """View by view: all at once would be too large."""
         rows, cols = inside
@@ -174,6 +189,16 @@ class Predictor:
             if probabilities:
                 told.append(_in_steps(shares))
         return Prediction(*(np.where(valid, found.cpu().numpy(), np.uint8(IGNORE)) for found in told))
+
+
+def _create_engine(
+    engine: EngineName, network: Segmenter, bundle: Bundle, device: torch.device, dtype: torch.dtype
+) -> Engine:
+    if engine == "torch":
+        return TorchEngine(network, device, dtype)
+    if device.type != "cpu":
+        raise ModelError(f"--engine {engine}: it runs on the CPU, not on {device}; use --device cpu or --engine torch")
+    return OpenVinoEngine(network, bundle.weights_sha256, dtype)
 
 
 def _in_steps(shares: Tensor) -> Tensor:
@@ -281,6 +306,20 @@ def predict_rows(
         batches = _batches((window for window in seen if window is not None), batch_size)
         for found in ahead(settle, ahead(run, batches, 1 + len(predictors)), 2):
             yield from found
+
+
+def read_probe(scene: Scene, sources: Sequence[int], layout: Layout, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some windows that hold data, of the middle rows first: pixels (windows, bands, rows, cols), and valid.
+
+    Where a scene holds no data at all, its first window stands for it.
+    """
+    with scene.open() as reader:
+        rows = sorted(range(layout.rows), key=lambda row: abs(2 * row + 1 - layout.rows))
+        tiles = ((Row(row, []), tile) for row in rows for tile in layout.row(row))
+        read = (_read(reader, sources, row, tile, None) for row, tile in tiles)
+        seen = [(window.pixels, window.valid) for window in islice(filter(None, read), count)]
+        pixels, valid = zip(*(seen or [reader.read(layout.row(0)[0].read, sources)]), strict=True)
+    return np.stack(pixels), np.stack(valid)
 
 
 class _Seen(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 import geoseg
 from geoseg.bundle import Bundle
-from geoseg.choices import Precision, TestTimeAugmentation
+from geoseg.choices import Engine, Precision, TestTimeAugmentation
 from geoseg.files import sha256
 from geoseg.grid import Layout
 from geoseg.inference import Predictor, Row, predict_rows
@@ -36,6 +36,7 @@ class MapJob:
         area: outside it nothing is told.
         strips: where the map is written.
         tta: see `Predictor`.
+        engine: likewise.
         precision: `fp32`, `bf16` or `fp16`.
         threshold: of a one-channel model.
         batch_size: windows at once.
@@ -49,6 +50,7 @@ class MapJob:
     area: Polygons | None
     strips: Strips
     tta: TestTimeAugmentation
+    engine: Engine
     precision: Precision
     threshold: float | None
     batch_size: int
@@ -66,6 +68,7 @@ class MapJob:
             "grid": self.layout,
             "area": None if self.area is None else sha256(self.area.path),
             "tta": self.tta,
+            "engine": self.engine,
             "precision": self.precision,
             "threshold": self.threshold,
             "rasters": self.strips.kinds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +15,14 @@ import torch
 
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
-from geoseg.choices import Blend, Connectivity, Precision, TestTimeAugmentation
+from geoseg.choices import Blend, Connectivity, Engine, Precision, TestTimeAugmentation
 from geoseg.devices import choose_devices, precision_name
-from geoseg.errors import Faults, GeosegError, InputError, SomeScenesError
+from geoseg.engines import faster_engine_installed
+from geoseg.errors import Faults, GeosegError, InputError, ModelError, SomeScenesError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
 from geoseg.geotiff import BLOCK
 from geoseg.grid import Layout
-from geoseg.inference import Predictor, choose_threshold
+from geoseg.inference import Predictor, choose_threshold, read_probe
 from geoseg.legend import Legend
 from geoseg.mapping import MapJob, predict_strips
 from geoseg.maps import file_names, map_layers, sidecar_names, write_map_project, write_styles
@@ -35,6 +37,7 @@ from geoseg.seams import SeamCheck
 from geoseg.strips import Strips
 from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster
 
+_LOG = logging.getLogger(__name__)
 _FORMAT = 1
 _MARGIN = 64
 _CORE = BLOCK
@@ -81,6 +84,7 @@ class _Options:
     blend: Blend
     batch_size: int | None
     tta: TestTimeAugmentation
+    engine: Engine
     threshold: float | None
     aoi: str | None
     confidence: bool
@@ -121,6 +125,7 @@ def predict(
     batch_size: int | None = None,
     precision: Precision = "auto",
     device: str = "auto",
+    engine: Engine = "torch",
     threshold: float | None = None,
     aoi: str | Path | None = None,
     confidence: bool = True,
@@ -152,6 +157,8 @@ def predict(
         batch_size: windows a step; None chooses. It is halved where the device's memory does not hold so many.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, or several: `cuda:0,cuda:1`.
+        engine: `torch`, or `openvino` (extra) on a CPU, which must give 99.9 % of a probe's pixels the class that torch
+            gives them in fp32.
         threshold: of a one-channel model: least probability of the second class where a pixel is said to be of it, above
             0 and below 1; None takes the model's own.
         aoi: polygon file; outside it nothing is told, and windows that do not touch it are not run.
@@ -178,7 +185,7 @@ def predict(
     """
     started = time.monotonic()
     options = _Options(
-        window, margin, blend, batch_size, tta, threshold, None if aoi is None else str(aoi), confidence,
+        window, margin, blend, batch_size, tta, engine, threshold, None if aoi is None else str(aoi), confidence,
         probabilities, polygons, only, simplify, connectivity, check_seams,
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
@@ -208,15 +215,50 @@ def predict(
         with faults.collect():
             match_model(scene, bundle.image, bands)
     faults.raise_any()
-    predictors = [
-        Predictor(bundle, device=chosen, precision=precision, tta=tta, threshold=threshold) for chosen in devices
-    ]
-    run = _Run(
-        bundle, predictors, area, Path(out), options, batch_size or _BATCH, time.monotonic() - started, resume,
-        overwrite, progress,
-    )  # fmt: skip
     with bounded_cache():
+        predictors = _create_predictors(bundle, devices, precision, options, found[0], bands)
+        run = _Run(
+            bundle, predictors, area, Path(out), options, batch_size or _BATCH, time.monotonic() - started, resume,
+            overwrite, progress,
+        )  # fmt: skip
         return _predict_scenes(found, bands, run)
+
+
+def _create_predictors(
+    bundle: Bundle, devices: Sequence[torch.device], precision: Precision, options: _Options, scene: Scene,
+    bands: str | Sequence[int | str] | None,
+) -> list[Predictor]:  # fmt: skip
+    """One per device; another engine than torch must first agree with it on a probe of the first scene."""
+
+    def create(precision: Precision) -> list[Predictor]:
+        return [
+            Predictor(
+                bundle, device=device, precision=precision, tta=options.tta, threshold=options.threshold,
+                engine=options.engine,
+            )
+            for device in devices
+        ]  # fmt: skip
+
+    predictors = create(precision)
+    if options.engine == "torch":
+        if devices[0].type == "cpu" and (faster := faster_engine_installed()):
+            _LOG.info("%s is installed: --engine %s is faster on this CPU", faster, faster)
+        return predictors
+    sources = match_model(scene, bundle.image, bands)
+    layout = choose_layout(scene.height, scene.width, options)
+    probe = read_probe(scene, sources, layout, options.batch_size or _BATCH)
+    try:
+        share = predictors[0].check(*probe)
+    except ModelError as error:
+        if precision != "auto" or predictors[0].dtype == torch.float32:
+            raise
+        _LOG.info("%s: fp32 is taken instead", error)
+        predictors = create("fp32")
+        share = predictors[0].check(*probe)
+    _LOG.info(
+        "%s: %.3f %% of the pixels of a probe get the class that fp32 torch gives them", options.engine, 100 * share
+    )
+    return predictors
 
 
 def _predict_scenes(
@@ -267,7 +309,7 @@ def _predict_scene(scene: Scene, sources: Sequence[int], run: _Run) -> ScenePred
     layers, balance = map_layers(run.bundle, names), None
     strips = Strips(out / f".{scene.name}.strips", scene, layers)
     job = MapJob(
-        scene, tuple(sources), run.bundle, layout, run.area, strips, options.tta,
+        scene, tuple(sources), run.bundle, layout, run.area, strips, options.tta, options.engine,
         precision_name(run.predictors[0].dtype), run.predictors[0].threshold, run.batch_size, options.probabilities,
     )  # fmt: skip
     with stage(

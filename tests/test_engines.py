@@ -189,3 +189,12 @@ def test_torch_on_a_cpu_uses_freed_memory_again(network, monkeypatch):
     assert dict(told).keys() == {-1, -3, -8}
     monkeypatch.setattr(engines.ctypes, "CDLL", lambda _: SimpleNamespace())  # a C library that cannot be told
     TorchEngine(network, CPU, torch.float32)
+
+
+def test_openvino_takes_a_batch_that_lies_otherwise_in_memory(network):
+    """Windows come channels last, and OpenVINO is lent their memory: a copy of it must live as long as it is used."""
+    engine = OpenVinoEngine(network, "sha", torch.float32)
+    batch = image(rows=256, cols=256)
+    for _ in range(3):
+        found = engine(batch.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(found, answer(network, batch), atol=1e-3, rtol=1e-3)

@@ -18,7 +18,7 @@ from geoseg import inference
 from geoseg.bundle import Bundle, write_bundle
 from geoseg.errors import InputError, MissingFileError, ModelError, PreflightError
 from geoseg.grid import Layout
-from geoseg.inference import Predictor, Row, _Scaler, predict_rows
+from geoseg.inference import Predictor, Row, _Scaler, predict_rows, read_probe
 from geoseg.legend import parse_legend
 from geoseg.merging import create_merger
 from geoseg.models import Architecture, Segmenter
@@ -424,3 +424,61 @@ def test_two_maps_have_no_threshold(tmp_path):
     assert isinstance(threshold, InputError)
     assert "a.tif is a map already" in str(threshold)
     assert isinstance(missing, MissingFileError)
+
+
+# Engines
+
+
+def test_openvino_maps_like_torch(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = made(1)
+    maps = [
+        geoseg.predict(
+            tmp_path / "scene.tif",
+            model=model,
+            out=tmp_path / engine,
+            engine=engine,
+            precision="fp32",
+            polygons=False,
+        )[0]
+        for engine in ("torch", "openvino")
+    ]
+    classes = [rasterio.open(found.path).read() for found in maps]
+    assert (classes[0] == classes[1]).mean() > 0.999
+    assert maps[1].facts["options"]["engine"] == "openvino"
+
+
+def test_an_engine_that_disagrees_is_refused_or_made_more_precise(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        inference, "choose_precision", lambda device, precision: {"fp32": torch.float32}.get(precision, torch.bfloat16)
+    )
+    asked = []
+
+    def check(predictor, pixels, valid):
+        asked.append(predictor.dtype)
+        if predictor.dtype == torch.bfloat16:
+            raise ModelError("98 % agree")
+        return 1.0
+
+    monkeypatch.setattr(Predictor, "check", check)
+    options = {"model": made(1), "engine": "openvino", "polygons": False}
+    (found,) = geoseg.predict(tmp_path / "scene.tif", out=tmp_path / "auto", **options)
+    assert (found.facts["precision"], asked) == ("fp32", [torch.bfloat16, torch.float32])
+    with pytest.raises(ModelError, match="98 %"):
+        geoseg.predict(tmp_path / "scene.tif", out=tmp_path / "bf16", precision="bf16", **options)
+    assert not (tmp_path / "bf16").exists()
+
+
+def test_a_probe_holds_data(write_scene):
+    band = np.zeros((160, 96), np.uint8)
+    band[70:75, 40:90] = 9
+    scene = describe_scene(write_scene("scene.tif", band, nodata=0))
+    layout = Layout(160, 96, (32, 32), 8)
+    pixels, valid = read_probe(scene, [1], layout, 2)
+    assert pixels.shape == (2, 1, 48, 48)
+    assert valid.any(axis=(1, 2)).all()
+    empty = describe_scene(write_scene("empty.tif", np.zeros((40, 40), np.uint8), nodata=0))
+    pixels, valid = read_probe(empty, [1], Layout(40, 40, (32, 32), 8), 2)
+    assert pixels.shape == (1, 1, 48, 48)
+    assert not valid.any()
