@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from geoseg.spec import ImageSpec
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
+_MARGIN = 64
+_NEXT_TO_NOTHING, _AT_ODDS = 0.002, 0.01
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Bundle:
         metrics: of the validation chips at the best epoch.
         weights_sha256: hexadecimal SHA-256 of the weights file.
         threshold: of a one-channel network: least probability of the second class where a pixel is said to be of it.
+        reach: share of the pixels along a window's border that change their class for want of what lies further off than
+            a margin, per margin in pixels (see `measure_reach`); empty where it is not known.
 
     Raises:
         FormatError: a threshold that is none, or a network and a legend that do not go together.
@@ -48,6 +52,7 @@ class Bundle:
     metrics: dict[str, Any]
     weights_sha256: str
     threshold: float = 0.5
+    reach: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.threshold, int | float) or not 0 < self.threshold < 1:
@@ -62,6 +67,19 @@ class Bundle:
     def one_channel(self) -> bool:
         """Whether the network has one logit for two classes, of which the second is likelier the higher it is."""
         return self.architecture.classes == 1 and len(self.legend) == 2
+
+    @property
+    def margin(self) -> int:
+        """Pixels that a window must see around the ground it answers for: what lies further off changes next to nothing."""
+        if not self.reach:
+            return _MARGIN
+        enough = [margin for margin, share in sorted(self.reach.items()) if share <= _NEXT_TO_NOTHING]
+        return enough[0] if enough else max(self.reach)
+
+    @property
+    def looks_far(self) -> bool:
+        """Whether even the widest margin leaves neighbouring windows at odds, as where a network looks at all of one."""
+        return bool(self.reach) and self.reach[self.margin] > _AT_ODDS
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -112,6 +130,7 @@ class Bundle:
             "image": self.image.to_dict(),
             "legend": self.legend.to_list(),
             "threshold": self.threshold,
+            "reach": {str(margin): share for margin, share in self.reach.items()},
             "training": self.training,
             "metrics": self.metrics,
             "weights_sha256": self.weights_sha256,
@@ -128,6 +147,7 @@ def write_bundle(
     training: dict[str, Any],
     metrics: dict[str, Any],
     threshold: float = 0.5,
+    reach: dict[int, float] | None = None,
 ) -> None:
     """Write weights and card into a staged folder.
 
@@ -137,7 +157,7 @@ def write_bundle(
     """
     path = folder / WEIGHTS
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
-    bundle = Bundle(folder, architecture, image, legend, training, metrics, sha256(path), threshold)
+    bundle = Bundle(folder, architecture, image, legend, training, metrics, sha256(path), threshold, reach or {})
     write_json(folder / CARD, bundle.to_dict())
     bundle.network()  # what cannot be loaded again must not take the place of what can
 
@@ -161,6 +181,7 @@ def open_bundle(path: str | Path) -> Bundle:
             dict(document["metrics"]),
             str(document["weights_sha256"]),
             document.get("threshold", 0.5),
+            {int(margin): float(share) for margin, share in document.get("reach", {}).items()},
         )
     except InputError as error:
         raise FormatError(f"{path / CARD}: {error}; train the model again") from None

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Blend = Literal["crop", "hann"]
+Blend = Literal["auto", "crop", "hann"]
 Connectivity = Literal[4, 8]
 Engine = Literal["torch", "openvino"]
 Format = Literal["gpkg", "fgb", "geojson", "parquet"]

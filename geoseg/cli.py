@@ -305,7 +305,7 @@ def train(chips: str, **options: Any) -> Any:
 @bands_option
 @click.option("--window", type=AUTO_INT, default="auto", help="Rows and columns that the network sees at once.")
 @click.option("--margin", type=AUTO_INT, default="auto", help="Pixels on each side seen but not written.")
-@click.option("--blend", type=_choice(choices.Blend), default="crop", help="hann: join windows softly across margins.")
+@click.option("--blend", type=_choice(choices.Blend), default="auto", help="hann: join windows softly across margins.")
 @click.option(
     "--tta", type=_choice(choices.TestTimeAugmentation), default="none", help="Join mirrored, turned or shifted copies."
 )

@@ -149,7 +149,7 @@ def write_map_project(
         shown = colour_bands(bundle.image.names)
         statistics = [bundle.image.bands[position].statistics for position in shown]
         low, high = [facts.p1 for facts in statistics], [facts.p99 for facts in statistics]
-        style = scene_style(scene.paths[0], [sources[position] for position in shown], low, high)
+        style = scene_style(scene.paths[0], [sources[position] for position in shown], low, high, scene.access)
         layers.append(ProjectLayer(scene.name, relative_source(scene.paths[0], out), style))
     left, bottom, right, top = scene.bounds
     if scene.crs is None and scene.transform.is_identity:

@@ -39,9 +39,10 @@ from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
-_MARGIN = 64
-_CORE = BLOCK
-_BATCH = 2
+_CORE = 2 * BLOCK  # a larger window is quicker still, but takes four times the memory
+_MIRRORED = 32  # of a margin that holds nothing but the mirror image of the scene, this is enough
+_BATCHES = {"cpu": 1}
+_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def predict(
     bands: str | Sequence[int | str] | None = None,
     window: int | None = None,
     margin: int | None = None,
-    blend: Blend = "crop",
+    blend: Blend = "auto",
     tta: TestTimeAugmentation = "none",
     batch_size: int | None = None,
     precision: Precision = "auto",
@@ -151,7 +152,8 @@ def predict(
         bands: numbers or names of the scene's bands, in the model's order; None finds them.
         window: rows and columns that the network sees at once, margin included; None chooses.
         margin: pixels on each side that are seen but not written; None chooses.
-        blend: `crop` lets each window answer for its core; `hann` joins neighbours across their margins, softly.
+        blend: `crop` lets each window answer for its core; `hann` joins neighbours across their margins, softly; `auto`
+            crops, unless the network looks further than any margin.
         tta: mean of the predictions of mirrored (`flips`) and turned (`d4`) copies of each window: steadier, slower; or
             those of shifted copies, interleaved (`shifts`): sharper where the network is coarse, such as `fcn32s`.
         batch_size: windows a step; None chooses. It is halved where the device's memory does not hold so many.
@@ -194,9 +196,10 @@ def predict(
         bundle = open_bundle(model)
         with faults.collect():
             chosen_classes(bundle.legend, only)
-        choose_threshold(bundle, threshold)
+        with faults.collect():
+            choose_threshold(bundle, threshold)
+        _choose_window(bundle, options)
     with faults.collect():
-        choose_layout(BLOCK, BLOCK, options)
         devices = choose_devices(device)
     with faults.collect():
         area = read_polygons(Path(aoi)) if aoi is not None else None
@@ -214,19 +217,21 @@ def predict(
     for scene in found:
         with faults.collect():
             match_model(scene, bundle.image, bands)
+            choose_layout(scene, bundle, options)
     faults.raise_any()
     with bounded_cache():
-        predictors = _create_predictors(bundle, devices, precision, options, found[0], bands)
+        batch_size = batch_size or _BATCHES.get(devices[0].type, _BATCH)
+        predictors = _create_predictors(bundle, devices, precision, options, batch_size, found[0], bands)
         run = _Run(
-            bundle, predictors, area, Path(out), options, batch_size or _BATCH, time.monotonic() - started, resume,
+            bundle, predictors, area, Path(out), options, batch_size, time.monotonic() - started, resume,
             overwrite, progress,
         )  # fmt: skip
         return _predict_scenes(found, bands, run)
 
 
 def _create_predictors(
-    bundle: Bundle, devices: Sequence[torch.device], precision: Precision, options: _Options, scene: Scene,
-    bands: str | Sequence[int | str] | None,
+    bundle: Bundle, devices: Sequence[torch.device], precision: Precision, options: _Options,
+    batch_size: int, scene: Scene,     bands: str | Sequence[int | str] | None,
 ) -> list[Predictor]:  # fmt: skip
     """One per device; another engine than torch must first agree with it on a probe of the first scene."""
 
@@ -245,8 +250,8 @@ def _create_predictors(
             _LOG.info("%s is installed: --engine %s is faster on this CPU", faster, faster)
         return predictors
     sources = match_model(scene, bundle.image, bands)
-    layout = choose_layout(scene.height, scene.width, options)
-    probe = read_probe(scene, sources, layout, options.batch_size or _BATCH)
+    layout = choose_layout(scene, bundle, options)
+    probe = read_probe(scene, sources, layout, batch_size)
     try:
         share = predictors[0].check(*probe)
     except ModelError as error:
@@ -278,22 +283,38 @@ def _predict_scenes(
     return made
 
 
-def choose_layout(height: int, width: int, options: _Options) -> Layout:
-    """Cores and the margin around them.
+def choose_layout(scene: Scene, bundle: Bundle, options: _Options) -> Layout:
+    """Cores, and as much around them as the network needs.
 
     Cores are whole blocks of the output, so that each block is compressed once; a scene smaller than one makes do with
     less.
+
+    Raises:
+        InputError: as `_choose_window` does, or the margins overlap across a core that is to be blended.
     """
-    margin = options.margin if options.margin is not None else min(_MARGIN, (options.window or 8 * _MARGIN) // 8)
-    core = options.window - 2 * margin if options.window is not None else _CORE
+    core, margin = _choose_window(bundle, options)
+    rows, cols = (min(core, -(-size // 32) * 32) for size in (scene.height, scene.width))
+    several, blend = rows < scene.height or cols < scene.width, options.blend
+    if options.margin is None and not several:
+        margin = min(margin, _MIRRORED)
+    if blend == "auto":
+        blend = "hann" if bundle.looks_far and several and 0 < 2 * margin <= min(rows, cols) else "crop"
+    if blend == "hann" and not 0 < 2 * margin <= min(rows, cols):
+        raise InputError(
+            f"--blend hann --margin {margin}: from 1 to {min(rows, cols) // 2} is needed, half a core of {rows} x {cols}"
+        )
+    return Layout(scene.height, scene.width, (rows, cols), margin, blend)
+
+
+def _choose_window(bundle: Bundle, options: _Options) -> tuple[int, int]:
+    """The side of a core, and the margin around it; raises `InputError` where the window has no room for its margins."""
+    margin = options.margin
+    if margin is None:
+        margin = bundle.margin if options.window is None else min(bundle.margin, options.window // 8)
+    core = _CORE if options.window is None else options.window - 2 * margin
     if core < 1 or margin < 0:
         raise InputError(f"--window {options.window} --margin {margin}: the window must be larger than two margins")
-    rows, cols = (min(core, -(-size // 32) * 32) for size in (height, width))
-    if options.blend == "hann" and not 0 < 2 * margin <= min(rows, cols):
-        raise InputError(
-            f"--blend hann --margin {margin}: from 1 to {min(rows, cols) // 2}, half a core of {rows} x {cols}, is needed"
-        )
-    return Layout(height, width, (rows, cols), margin, options.blend)
+    return core, margin
 
 
 def _names(scene: Scene, options: _Options) -> dict[str, str]:
@@ -305,7 +326,7 @@ def _names(scene: Scene, options: _Options) -> dict[str, str]:
 def _predict_scene(scene: Scene, sources: Sequence[int], run: _Run) -> ScenePrediction:
     clock = [time.monotonic()]
     options, legend, out = run.options, run.bundle.legend, run.out
-    names, layout = _names(scene, options), choose_layout(scene.height, scene.width, options)
+    names, layout = _names(scene, options), choose_layout(scene, run.bundle, options)
     layers, balance = map_layers(run.bundle, names), None
     strips = Strips(out / f".{scene.name}.strips", scene, layers)
     job = MapJob(

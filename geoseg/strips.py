@@ -62,7 +62,7 @@ class Strips:
     """
 
     def __init__(self, folder: Path, scene: Scene, layers: Sequence[MapLayer]) -> None:
-        self._folder, self._scene, self._layers = folder, scene, layers
+        self.folder, self._scene, self._layers = folder, scene, layers
 
     @property
     def kinds(self) -> list[str]:
@@ -82,9 +82,9 @@ class Strips:
             InputError: those to take up were made to another plan.
         """
         if self.finished():
-            kept = f"{self._folder}: {len(self.finished())} finished strips of a run that was stopped"
+            kept = f"{self.folder}: {len(self.finished())} finished strips of a run that was stopped"
             if resume:
-                found = read_json(self._folder / _PLAN, newest=_FORMAT, what="the plan of an unfinished map")["plan"]
+                found = read_json(self.folder / _PLAN, newest=_FORMAT, what="the plan of an unfinished map")["plan"]
                 other = [key for key in plan if found.get(key) != plan[key]]
                 if other:
                     raise InputError(
@@ -94,12 +94,12 @@ class Strips:
             if not overwrite:
                 raise OutputExistsError(f"{kept}; go on with --resume, or start anew with --overwrite")
         self.remove()
-        self._folder.mkdir(parents=True)
-        write_json(self._folder / _PLAN, {"format": _FORMAT, "plan": plan})
+        self.folder.mkdir(parents=True)
+        write_json(self.folder / _PLAN, {"format": _FORMAT, "plan": plan})
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """What is known of each finished strip, by its number."""
-        paths = sorted(self._folder.glob("strip_*.json"))
+        paths = sorted(self.folder.glob("strip_*.json"))
         documents = [read_json(path, newest=_FORMAT, what="a finished strip") for path in paths]
         return {document["number"]: document for document in documents}
 
@@ -113,7 +113,7 @@ class Strips:
             if not finished:
                 self.remove()
                 raise
-            note = f"{finished} of {total} strips are kept in {self._folder}; --resume goes on with them"
+            note = f"{finished} of {total} strips are kept in {self.folder}; --resume goes on with them"
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(note) from None
             error.add_note(note)
@@ -121,7 +121,7 @@ class Strips:
 
     def open(self, number: int, top: int, bottom: int) -> Strip:
         """A strip to write: the rows of the scene from `top` to before `bottom`."""
-        return Strip(self._folder, self._scene, self._layers, number, top, bottom)
+        return Strip(self.folder, self._scene, self._layers, number, top, bottom)
 
     def join(self, layer: MapLayer, target: Path) -> None:
         """Make one raster of the strips, and compare it with what was written into them.
@@ -129,7 +129,7 @@ class Strips:
         Raises:
             DiskError: they differ.
         """
-        whole = self._folder / f"{layer.kind}.tif"
+        whole = self.folder / f"{layer.kind}.tif"
         _create(whole, self._scene, layer, self._scene.height, 0).close()
         mosaic = whole.with_suffix(".vrt")
         with georeference_optional():
@@ -144,7 +144,7 @@ class Strips:
 
     def remove(self) -> None:
         """Take all of it away."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Strip:

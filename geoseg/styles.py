@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from geoseg.legend import Legend
 from geoseg.raster import open_raster
+from geoseg.remote import LOCAL, Access
 
 # Newer versions read older files and amend them where need be; without a version they take them for older than 1.0.
 QGIS_VERSION = "3.22.0"
@@ -91,7 +92,9 @@ def colour_bands(names: Sequence[str]) -> tuple[int, ...]:
     return (0, 1, 2) if len(names) >= 3 else (0,)
 
 
-def scene_style(path: Path, bands: Sequence[int], low: Sequence[float], high: Sequence[float]) -> str:
+def scene_style(
+    path: Path, bands: Sequence[int], low: Sequence[float], high: Sequence[float], access: Access = LOCAL
+) -> str:
     """QML for the scene itself, in colour or grey, with what is not valid left transparent.
 
     Args:
@@ -99,11 +102,12 @@ def scene_style(path: Path, bands: Sequence[int], low: Sequence[float], high: Se
         bands: numbers, from 1, of the bands for red, green and blue, or of the one for grey.
         low: raw value per band that is shown black.
         high: raw value per band that is shown at full brightness.
+        access: what the scene may reach.
 
     Raises:
         MissingFileError, RasterError: the scene cannot be read.
     """
-    with open_raster(path) as dataset:
+    with open_raster(path, access) as dataset:
         scales, offsets = dataset.scales, dataset.offsets
         alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in dataset.colorinterp else -1
         if alpha < 0 and MaskFlags.per_dataset in dataset.mask_flag_enums[0]:

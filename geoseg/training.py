@@ -26,9 +26,11 @@ from geoseg.learning import SegmentationTask
 from geoseg.pictures import open_samples
 from geoseg.plan import Lesson, make_plan, prepare, read_plan
 from geoseg.progress import Progress, silent
+from geoseg.reach import measure_reach
 from geoseg.report import draw_curves
 from geoseg.split import SPLITS
 
+_REACH_CHIPS = 6
 HISTORY = "history.csv"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
@@ -315,8 +317,17 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
     }  # fmt: skip
     write_bundle(
         staging, fitted.weights, architecture=lesson.architecture, image=lesson.image, legend=lesson.folder.legend,
-        training=facts, metrics=fitted.scores[best] if fitted.scores else {},
+        training=facts, metrics=fitted.scores[best] if fitted.scores else {}, reach=_reach(lesson, fitted.weights),
     )  # fmt: skip
+
+
+def _reach(lesson: Lesson, weights: dict[str, torch.Tensor]) -> dict[int, float]:
+    """How far the network looks, on some chips spread over those it has learned from."""
+    network = lesson.architecture.build()
+    network.load_state_dict(weights)
+    chips = lesson.folder.of("train")
+    images = (lesson.folder.read(chip)[:2] for chip in chips[:: -(-len(chips) // _REACH_CHIPS)])
+    return measure_reach(network.eval(), (torch.from_numpy(lesson.image.normalise(*image)) for image in images))
 
 
 def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:

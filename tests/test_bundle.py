@@ -175,3 +175,21 @@ def test_what_could_not_be_read_is_not_written(tmp_path, facts, words):
     with pytest.raises(FormatError, match=words):
         write(tmp_path / "model", **facts)
     assert not (tmp_path / "model" / CARD).exists()
+
+
+@pytest.mark.parametrize(
+    ("reach", "margin", "far"),
+    [
+        ({}, 64, False), ({32: 0.001, 64: 0.0}, 32, False), ({32: 0.02, 64: 0.002, 96: 0.0}, 64, False),
+        ({32: 0.02, 192: 0.004}, 192, False), ({32: 0.02, 192: 0.011}, 192, True),
+    ],
+)  # fmt: skip
+def test_the_margin_is_the_smallest_that_suffices(tmp_path, reach, margin, far):
+    write(tmp_path / "model", reach=reach)
+    bundle = open_bundle(tmp_path / "model")
+    assert (bundle.reach, bundle.margin, bundle.looks_far) == (reach, margin, far)
+
+
+def test_a_card_from_before_reach_knows_none(model):
+    edit(model, lambda card: card.pop("reach"))
+    assert open_bundle(model).reach == {}

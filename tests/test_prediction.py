@@ -1,0 +1,262 @@
+"""A map is the same bytes however its scene is stored and its run is cut, and says where it may not be trusted."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import shapely
+import torch
+
+import geoseg
+from geoseg.bundle import open_bundle, write_bundle
+from geoseg.errors import (
+    DiskError,
+    GeosegError,
+    InputError,
+    OutputExistsError,
+    PreflightError,
+    RasterError,
+    SomeScenesError,
+)
+from geoseg.legend import make_legend
+from geoseg.models import Architecture
+from geoseg.prediction import _Options, choose_layout
+from geoseg.scenes import describe_scene
+from geoseg.spec import BandStatistics, ImageSpec, scale_bands
+
+OPTIONS = {"window": 96, "margin": 16, "polygons": False, "probabilities": True, "precision": "fp32"}
+REST = {entry.name for entry in fields(_Options)} - {"window", "margin", "blend"}
+RASTERS = ("classes", "confidence", "probabilities")
+
+
+@pytest.fixture
+def world(write_scene, rng, tmp_path) -> Path:
+    """A scene of 5 x 4 windows with a hole of nodata, and a model with random weights."""
+    pixels = rng.integers(1, 255, (3, 300, 250), np.uint8)
+    pixels = np.repeat(np.repeat(pixels[:, ::10, ::10], 10, axis=1), 10, axis=2)
+    pixels[:, 100:190, 30:200] = 0
+    write_scene("scene.tif", pixels, nodata=0)
+    facts = BandStatistics(mean=127, std=70, min=1, max=255, p1=3, p99=250)
+    bands = scale_bands([facts] * 3, names="rgb", sources=[1, 2, 3], dtypes=["uint8"] * 3, nodata=[0.0] * 3)
+    torch.manual_seed(0)
+    architecture = Architecture("unet", in_channels=3, classes=3, width=4)
+    (tmp_path / "model").mkdir()
+    write_bundle(
+        tmp_path / "model", architecture.build().state_dict(), architecture=architecture,
+        image=ImageSpec(bands, 3, 10.0, 64), legend=make_legend([0, 1, 2]), training={}, metrics={},
+    )  # fmt: skip
+    return tmp_path
+
+
+def predict(world: Path, out: str, scene: str = "scene.tif", **options):
+    """The map of a scene, and the bytes of its rasters."""
+    (made,) = geoseg.predict(world / scene, model=world / "model", out=world / out, **OPTIONS | options)
+    return made, [made.outputs[kind].read_bytes() for kind in RASTERS]
+
+
+class StopAfter:
+    """A progress that stops the run at so many windows."""
+
+    def __init__(self, windows: int, error: BaseException):
+        self.windows, self.error = windows, error
+
+    def __call__(self, stage, done, total, note=""):
+        if stage.startswith("predict") and done >= self.windows:
+            raise self.error
+
+
+@pytest.mark.parametrize("blend", ["crop", "hann"])
+@pytest.mark.parametrize("windows", [6, 11, 16])
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(world, blend, windows):
+    whole, expected = predict(world, "whole", blend=blend)
+    with pytest.raises(KeyboardInterrupt, match=r"of 5 strips are kept in .*\.scene\.strips; --resume goes on"):
+        predict(world, "cut", blend=blend, progress=StopAfter(windows, KeyboardInterrupt()))
+    assert [path.name for path in (world / "cut").iterdir()] == [".scene.strips"]
+    with pytest.raises(OutputExistsError, match="--resume"):
+        predict(world, "cut", blend=blend)
+    rows = []
+    cut, found = predict(world, "cut", blend=blend, resume=True, progress=lambda stage, done, *_: rows.append(done))
+    assert found == expected
+    assert min(rows) > windows - 8  # what was finished was not run again
+    assert cut.classes == whole.classes
+    assert not (world / "cut" / ".scene.strips").exists()
+
+
+def test_finished_strips_outlive_an_error_which_says_so(world):
+    with pytest.raises(DiskError) as caught:
+        predict(world, "cut", progress=StopAfter(11, DiskError("scene_classes.tif: could not be written")))
+    assert "--resume goes on" in caught.value.__notes__[0]
+    assert predict(world, "cut", resume=True)[1] == predict(world, "whole")[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"margin": 8}, "of another grid"), ({"tta": "flips"}, "of another tta"),
+                          ({"precision": "bf16"}, "of another precision")]
+)  # fmt: skip
+def test_what_was_begun_otherwise_is_not_taken_up(world, change, words):
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "cut", progress=StopAfter(11, KeyboardInterrupt()))
+    with pytest.raises(InputError, match=words) as caught:
+        predict(world, "cut", resume=True, **change)
+    assert "\n" not in str(caught.value)
+    assert predict(world, "cut", overwrite=True, **change)[1] == predict(world, "whole", **change)[1]
+
+
+def test_a_scene_that_has_changed_is_not_taken_up(world):
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "cut", progress=StopAfter(11, KeyboardInterrupt()))
+    with rasterio.open(world / "scene.tif", "r+") as scene:
+        scene.write(np.full((1, 9, 9), 77, np.uint8), [1], window=((0, 9), (0, 9)))
+    with pytest.raises(InputError, match="of another scene"):
+        predict(world, "cut", resume=True)
+
+
+def test_there_need_be_nothing_to_take_up(world):
+    assert predict(world, "fresh", resume=True)[1] == predict(world, "whole")[1]
+
+
+def run_to_be_killed(world: Path) -> None:
+    predict(world, "cut", blend="hann", resume=True, overwrite=True)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_thirty_times_goes_on_to_the_same_bytes(world, rng):
+    started = time.monotonic()
+    _, expected = predict(world, "whole", blend="hann")
+    seconds, taken_up = time.monotonic() - started, 0
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["geoseg.prediction", "geoseg.engines"])
+    for _ in range(30):
+        child = context.Process(target=run_to_be_killed, args=(world,))
+        child.start()
+        child.join(rng.uniform(0.2, 1.2 * seconds))
+        child.kill()
+        child.join()
+        run_file = world / "cut" / "scene_run.json"
+        taken_up += any((world / "cut").glob(".scene.strips/strip_*.json")) and not run_file.exists()
+        made, found = predict(world, "cut", blend="hann", resume=True, overwrite=True)
+        assert found == expected
+        assert json.loads(run_file.read_text()) == made.facts
+        for path in (world / "cut").iterdir():
+            path.unlink()
+    assert taken_up > 5
+
+
+# However a scene is stored
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"tiled": True, "blockxsize": 64, "blockysize": 64},
+        {"tiled": True, "blockxsize": 32, "blockysize": 16, "interleave": "band", "compress": "lzw"},
+        {"BIGTIFF": "YES", "blockysize": 1}, {"driver": "COG", "blocksize": 128}, {"compress": "deflate", "predictor": 2},
+    ],
+)  # fmt: skip
+def test_how_a_scene_is_stored_leaves_no_trace(world, profile):
+    _, expected = predict(world, "whole")
+    with rasterio.open(world / "scene.tif") as scene:
+        pixels, facts = scene.read(), scene.profile
+    (world / "again").mkdir()
+    with rasterio.open(world / "again" / "scene.tif", "w", **facts | profile) as scene:
+        scene.write(pixels)
+    assert predict(world, "out", "again/scene.tif")[1] == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu,cpu"])
+def test_the_number_of_networks_and_readers_leaves_no_trace(world, monkeypatch, device):
+    _, expected = predict(world, "whole", blend="hann")
+    monkeypatch.setattr("geoseg.inference._READERS", 5)
+    assert predict(world, "several", blend="hann", device=device)[1] == expected
+
+
+def test_a_vrt_is_mapped_where_it_is_allowed(world):
+    rasterio.shutil.copy(world / "scene.tif", world / "scene.vrt", driver="VRT")
+    with pytest.raises(RasterError, match="--allow-vrt"):
+        predict(world, "vrt", "scene.vrt")
+    assert predict(world, "vrt", "scene.vrt", allow_vrt=True)[1] == predict(world, "whole")[1]
+    with pytest.raises(RasterError, match="--allow-remote"):
+        geoseg.predict("https://localhost:9/scene.tif", model=world / "model", out=world / "remote")
+
+
+def test_only_an_area_is_mapped(world):
+    square = shapely.box(500_400, 4_498_000, 501_300, 4_499_500)  # columns 40 to 129, rows 50 to 199
+    gpd.GeoDataFrame(geometry=[square], crs="EPSG:32614").to_crs("EPSG:4326").to_file(world / "area.geojson")
+    whole, part = (
+        predict(world, out, **options)[0] for out, options in (("whole", {}), ("part", {"aoi": world / "area.geojson"}))
+    )
+    inside = np.zeros((300, 250), bool)
+    inside[50:200, 40:130] = True
+    for kind in RASTERS:
+        expected, found = (rasterio.open(made.outputs[kind]).read() for made in (whole, part))
+        np.testing.assert_array_equal(found, np.where(inside, expected, 255))
+    assert sum(entry["pixels"] for entry in part.classes) == (expected[0] != 255)[inside.nonzero()].sum()
+    elsewhere = gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs="EPSG:4326")
+    elsewhere.to_file(world / "elsewhere.geojson")
+    with pytest.raises(GeosegError, match="elsewhere"):
+        predict(world, "none", aoi=world / "elsewhere.geojson")
+
+
+# Many scenes
+
+
+def test_a_scene_that_fails_does_not_keep_the_others_from_their_maps(world, write_scene, rng):
+    paths = [
+        write_scene(f"{name}.tif", rng.integers(1, 255, (3, 80, 80), np.uint8), compress="deflate") for name in "abc"
+    ]
+    data = bytearray(paths[1].read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)  # its blocks are where they should be, but not to be read
+    paths[1].write_bytes(data)
+    with pytest.raises(
+        SomeScenesError, match=r"1 of 3 scenes failed, the others are done: .*b\.tif: damaged"
+    ) as caught:
+        geoseg.predict(paths, model=world / "model", out=world / "out", **OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert [made.path.name for made in caught.value.made] == ["a_classes.tif", "c_classes.tif"]
+    assert sorted(path.name for path in (world / "out").glob("*_run.json")) == ["a_run.json", "c_run.json"]
+    assert list((world / "out").glob("b*")) == list((world / "out").glob(".b*")) == []
+
+
+# Seams
+
+
+def test_seams_are_measured(world):
+    facts = {}
+    for blend, margin in (("crop", 0), ("crop", 4), ("crop", 32), ("hann", 32)):
+        options = {"blend": blend, "margin": margin, "window": 64 + 2 * margin, "check_seams": True}
+        facts[blend, margin] = predict(world, f"{blend}{margin}", **options)[0].facts["seams"]
+    assert facts["crop", 0] == {"width": 0, "compared": 0, "differing": 0, "share": None}
+    assert facts["crop", 4]["width"] == 4
+    # All borders between windows, but for the hole: 3 of 300 rows and 4 of 250 columns, 8 on each side; crossings twice.
+    assert 0.7 * 16 * (3 * 300 + 4 * 250) < facts["crop", 32]["compared"] <= 16 * (3 * 300 + 4 * 250)
+    assert facts["crop", 32]["share"] < facts["crop", 4]["share"]
+    assert facts["hann", 32] == facts["crop", 32]
+
+
+def test_the_margin_is_what_the_model_says_and_a_network_that_looks_far_is_blended(world):
+    edited = json.loads((world / "model" / "model.json").read_text())
+    for reach, expected in (
+        ({}, (64, "crop")), ({"32": 0.0, "64": 0.0}, (32, "crop")), ({"32": 0.3, "192": 0.02}, (192, "hann")),
+    ):  # fmt: skip
+        (world / "model" / "model.json").write_text(json.dumps({**edited, "reach": reach}))
+        bundle = open_bundle(world / "model")
+        large = replace(describe_scene(world / "scene.tif"), height=3000, width=2000)
+        layout = choose_layout(large, bundle, _Options(window=None, margin=None, blend="auto", **dict.fromkeys(REST)))
+        assert (layout.margin, layout.blend) == expected
+        assert layout.core == (1024, 1024)
+    with pytest.raises(PreflightError) as caught:
+        geoseg.predict(
+            [world / "scene.tif", world / "no.tif"], model=world / "model", out=world / "out", window=64, margin=32
+        )
+    assert "larger than two margins" in str(caught.value)
+    with pytest.raises(InputError, match="half a core"):
+        predict(world, "out", window=96, margin=30, blend="hann")
