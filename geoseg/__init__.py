@@ -15,7 +15,8 @@ import one another:
     floor 4   cli __main__
     floor 3   tiling training prediction polygons evaluation describing
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
-              bundle reach; devices folding engines views merging inference seams; augment optimisation recipe transfer plan
+              bundle reach; devices folding engines views predictor merging
+              inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines simplification polygon_layer vectorise; strips styles qgis
               maps mapping report
     floor 1   raster remote geotiff scenes labels polygon_labels split

@@ -19,12 +19,12 @@ from geoseg.choices import Precision, SplitName, Unlabelled
 from geoseg.errors import Faults, InputError, LabelError, MismatchError
 from geoseg.files import refuse_existing, stage, write_json
 from geoseg.grid import grid
-from geoseg.inference import Predictor
 from geoseg.labels import LabelReader, is_vector, open_label_raster, read_legend
 from geoseg.legend import IGNORE, Legend, parse_legend
 from geoseg.metrics import bootstrap_intervals, chip_mean, confusion_matrix, scores
 from geoseg.pictures import open_samples
 from geoseg.polygon_labels import PolygonLabels, read_polygons
+from geoseg.predictor import Predictor
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache, open_raster
 from geoseg.scenes import Scene, describe_scene

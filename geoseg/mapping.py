@@ -10,18 +10,61 @@ from typing import Any
 
 import geoseg
 from geoseg.bundle import Bundle
-from geoseg.choices import Engine, Precision, TestTimeAugmentation
+from geoseg.choices import Blend, Engine, Precision, TestTimeAugmentation
+from geoseg.errors import InputError
 from geoseg.files import sha256
+from geoseg.geotiff import BLOCK
 from geoseg.grid import Layout
-from geoseg.inference import Predictor, Row, predict_rows
+from geoseg.inference import Row, predict_rows
 from geoseg.legend import make_legend
 from geoseg.maps import MapWriter
 from geoseg.merging import Merger, create_merger
 from geoseg.pipeline import ahead, workers
 from geoseg.polygon_labels import PolygonLabels, Polygons
+from geoseg.predictor import Predictor
 from geoseg.progress import Progress
 from geoseg.scenes import Scene
 from geoseg.strips import Strips
+
+_CORE = 2 * BLOCK  # a larger window is quicker still, but takes four times the memory
+_MIRRORED = 32  # of a margin that holds nothing but the mirror image of the scene, this is enough
+
+
+def choose_window(bundle: Bundle, window: int | None, margin: int | None) -> tuple[int, int]:
+    """The side of a core and the margin around it, where None leaves the choice to what is known of the network.
+
+    Cores are whole blocks of the output, so that each block is compressed once.
+
+    Raises:
+        InputError: the window has no room for its margins.
+    """
+    if margin is None:
+        margin = bundle.margin if window is None else min(bundle.margin, window // 8)
+    core = _CORE if window is None else window - 2 * margin
+    if core < 1 or margin < 0:
+        raise InputError(f"--window {window} --margin {margin}: the window must be larger than two margins")
+    return core, margin
+
+
+def choose_layout(scene: Scene, bundle: Bundle, *, window: int | None, margin: int | None, blend: Blend) -> Layout:
+    """The windows of a scene; one that is smaller than a core makes do with less.
+
+    Raises:
+        InputError: as `choose_window`, or the margins overlap across a core that is to be blended.
+    """
+    core, around = choose_window(bundle, window, margin)
+    rows, cols = (min(core, -(-size // 32) * 32) for size in (scene.height, scene.width))
+    several = rows < scene.height or cols < scene.width
+    if margin is None and not several:
+        around = min(around, _MIRRORED)
+    room = 0 < 2 * around <= min(rows, cols)
+    if blend == "hann" and not room:
+        raise InputError(
+            f"--blend hann --margin {around}: from 1 to {min(rows, cols) // 2} is needed, half a core of {rows} x {cols}"
+        )
+    if blend == "auto":
+        blend = "hann" if bundle.looks_far and several and room else "crop"
+    return Layout(scene.height, scene.width, (rows, cols), around, blend)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import numpy as np
 
 import geoseg
 from geoseg.bundle import Bundle
-from geoseg.inference import SHARE_STEPS, Found, Prediction
+from geoseg.inference import Found
 from geoseg.legend import IGNORE, LEGEND_TAG, Legend
 from geoseg.merging import Merger
 from geoseg.polygon_layer import LAYER
+from geoseg.predictor import SHARE_STEPS, Prediction
 from geoseg.qgis import ProjectLayer, relative_source, write_project
 from geoseg.scenes import Scene
 from geoseg.strips import MapLayer, Strip, Strips

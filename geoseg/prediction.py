@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,17 +16,16 @@ import geoseg
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.choices import Blend, Connectivity, Engine, Precision, TestTimeAugmentation
 from geoseg.devices import choose_devices, precision_name
-from geoseg.engines import faster_engine_installed
-from geoseg.errors import Faults, GeosegError, InputError, ModelError, SomeScenesError
+from geoseg.errors import Faults, GeosegError, SomeScenesError
 from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
-from geoseg.geotiff import BLOCK
 from geoseg.grid import Layout
-from geoseg.inference import Predictor, choose_threshold, read_probe
+from geoseg.inference import read_probe
 from geoseg.legend import Legend
-from geoseg.mapping import MapJob, predict_strips
+from geoseg.mapping import MapJob, choose_layout, choose_window, predict_strips
 from geoseg.maps import file_names, map_layers, sidecar_names, write_map_project, write_styles
 from geoseg.merging import create_merger
 from geoseg.polygon_labels import Polygons, read_polygons
+from geoseg.predictor import Predictor, choose_threshold, create_predictors
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
@@ -37,10 +35,7 @@ from geoseg.seams import SeamCheck
 from geoseg.strips import Strips
 from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster
 
-_LOG = logging.getLogger(__name__)
 _FORMAT = 1
-_CORE = 2 * BLOCK  # a larger window is quicker still, but takes four times the memory
-_MIRRORED = 32  # of a margin that holds nothing but the mirror image of the scene, this is enough
 _BATCHES = {"cpu": 1}
 _BATCH = 4
 
@@ -95,6 +90,9 @@ class _Options:
     simplify: float
     connectivity: Connectivity
     check_seams: bool
+
+    def layout(self, scene: Scene, bundle: Bundle) -> Layout:
+        return choose_layout(scene, bundle, window=self.window, margin=self.margin, blend=self.blend)
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def predict(
             chosen_classes(bundle.legend, only)
         with faults.collect():
             choose_threshold(bundle, threshold)
-        _choose_window(bundle, options)
+        choose_window(bundle, window, margin)
     with faults.collect():
         devices = choose_devices(device)
     with faults.collect():
@@ -217,53 +215,21 @@ def predict(
     for scene in found:
         with faults.collect():
             match_model(scene, bundle.image, bands)
-            choose_layout(scene, bundle, options)
+            options.layout(scene, bundle)
     faults.raise_any()
     with bounded_cache():
         batch_size = batch_size or _BATCHES.get(devices[0].type, _BATCH)
-        predictors = _create_predictors(bundle, devices, precision, options, batch_size, found[0], bands)
+        predictors = create_predictors(
+            bundle, devices, precision=precision, tta=tta, threshold=threshold, engine=engine,
+            probe=lambda: read_probe(
+                found[0], match_model(found[0], bundle.image, bands), options.layout(found[0], bundle), batch_size
+            ),
+        )  # fmt: skip
         run = _Run(
             bundle, predictors, area, Path(out), options, batch_size, time.monotonic() - started, resume,
             overwrite, progress,
         )  # fmt: skip
         return _predict_scenes(found, bands, run)
-
-
-def _create_predictors(
-    bundle: Bundle, devices: Sequence[torch.device], precision: Precision, options: _Options,
-    batch_size: int, scene: Scene,     bands: str | Sequence[int | str] | None,
-) -> list[Predictor]:  # fmt: skip
-    """One per device; another engine than torch must first agree with it on a probe of the first scene."""
-
-    def create(precision: Precision) -> list[Predictor]:
-        return [
-            Predictor(
-                bundle, device=device, precision=precision, tta=options.tta, threshold=options.threshold,
-                engine=options.engine,
-            )
-            for device in devices
-        ]  # fmt: skip
-
-    predictors = create(precision)
-    if options.engine == "torch":
-        if devices[0].type == "cpu" and (faster := faster_engine_installed()):
-            _LOG.info("%s is installed: --engine %s is faster on this CPU", faster, faster)
-        return predictors
-    sources = match_model(scene, bundle.image, bands)
-    layout = choose_layout(scene, bundle, options)
-    probe = read_probe(scene, sources, layout, batch_size)
-    try:
-        share = predictors[0].check(*probe)
-    except ModelError as error:
-        if precision != "auto" or predictors[0].dtype == torch.float32:
-            raise
-        _LOG.info("%s: fp32 is taken instead", error)
-        predictors = create("fp32")
-        share = predictors[0].check(*probe)
-    _LOG.info(
-        "%s: %.3f %% of the pixels of a probe get the class that fp32 torch gives them", options.engine, 100 * share
-    )
-    return predictors
 
 
 def _predict_scenes(
@@ -283,40 +249,6 @@ def _predict_scenes(
     return made
 
 
-def choose_layout(scene: Scene, bundle: Bundle, options: _Options) -> Layout:
-    """Cores, and as much around them as the network needs.
-
-    Cores are whole blocks of the output, so that each block is compressed once; a scene smaller than one makes do with
-    less.
-
-    Raises:
-        InputError: as `_choose_window` does, or the margins overlap across a core that is to be blended.
-    """
-    core, margin = _choose_window(bundle, options)
-    rows, cols = (min(core, -(-size // 32) * 32) for size in (scene.height, scene.width))
-    several, blend = rows < scene.height or cols < scene.width, options.blend
-    if options.margin is None and not several:
-        margin = min(margin, _MIRRORED)
-    if blend == "auto":
-        blend = "hann" if bundle.looks_far and several and 0 < 2 * margin <= min(rows, cols) else "crop"
-    if blend == "hann" and not 0 < 2 * margin <= min(rows, cols):
-        raise InputError(
-            f"--blend hann --margin {margin}: from 1 to {min(rows, cols) // 2} is needed, half a core of {rows} x {cols}"
-        )
-    return Layout(scene.height, scene.width, (rows, cols), margin, blend)
-
-
-def _choose_window(bundle: Bundle, options: _Options) -> tuple[int, int]:
-    """The side of a core, and the margin around it; raises `InputError` where the window has no room for its margins."""
-    margin = options.margin
-    if margin is None:
-        margin = bundle.margin if options.window is None else min(bundle.margin, options.window // 8)
-    core = _CORE if options.window is None else options.window - 2 * margin
-    if core < 1 or margin < 0:
-        raise InputError(f"--window {options.window} --margin {margin}: the window must be larger than two margins")
-    return core, margin
-
-
 def _names(scene: Scene, options: _Options) -> dict[str, str]:
     return file_names(
         scene.name, confidence=options.confidence, probabilities=options.probabilities, polygons=options.polygons
@@ -326,7 +258,7 @@ def _names(scene: Scene, options: _Options) -> dict[str, str]:
 def _predict_scene(scene: Scene, sources: Sequence[int], run: _Run) -> ScenePrediction:
     clock = [time.monotonic()]
     options, legend, out = run.options, run.bundle.legend, run.out
-    names, layout = _names(scene, options), choose_layout(scene, run.bundle, options)
+    names, layout = _names(scene, options), options.layout(scene, run.bundle)
     layers, balance = map_layers(run.bundle, names), None
     strips = Strips(out / f".{scene.name}.strips", scene, layers)
     job = MapJob(

@@ -10,9 +10,9 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from geoseg.grid import Layout, Tile, slices
-from geoseg.inference import Predictor
 from geoseg.legend import IGNORE
 from geoseg.merging import Merged, Merger
+from geoseg.predictor import Predictor
 
 _WIDTH = 8
 """Pixels on each side of a border that are compared, where the margin has as many."""

@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import geoseg
-from geoseg import inference
+from geoseg import predictor as predictors
 from geoseg.bundle import Bundle, write_bundle
 from geoseg.errors import InputError, MissingFileError, ModelError, PreflightError
 from geoseg.grid import Layout
-from geoseg.inference import Predictor, Row, _Scaler, predict_rows, read_probe
+from geoseg.inference import Row, predict_rows, read_probe
 from geoseg.legend import parse_legend
 from geoseg.merging import create_merger
 from geoseg.models import Architecture, Segmenter
+from geoseg.predictor import Predictor, _Scaler
 from geoseg.scenes import describe_scene
 from geoseg.spec import BandStatistics, ImageSpec, scale_bands
 
@@ -232,7 +233,7 @@ def make_predictor(monkeypatch, network, classes=1, stride=16, own=0.5, **option
     nothing = torch.nn.Identity()
     segmenter = Segmenter(network, nothing, nothing, size_divisor=stride, dropout=0.0).eval()
     monkeypatch.setattr(Bundle, "network", lambda self: segmenter)
-    monkeypatch.setattr(inference, "TorchEngine", lambda network, device, dtype: network)  # no convolution, no engine
+    monkeypatch.setattr(predictors, "TorchEngine", lambda network, device, dtype: network)  # no convolution, no engine
     return Predictor(bundle, device="cpu", precision="fp32", **options)
 
 
@@ -451,7 +452,7 @@ def test_openvino_maps_like_torch(made, tmp_path, monkeypatch):
 def test_an_engine_that_disagrees_is_refused_or_made_more_precise(made, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        inference, "choose_precision", lambda device, precision: {"fp32": torch.float32}.get(precision, torch.bfloat16)
+        predictors, "choose_precision", lambda device, precision: {"fp32": torch.float32}.get(precision, torch.bfloat16)
     )
     asked = []
 

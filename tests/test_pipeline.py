@@ -173,7 +173,7 @@ def test_batch_size_does_not_change_the_map(world, tmp_path, window, margin):
 @pytest.mark.parametrize("tta", ["flips", "d4"])
 def test_a_symmetric_network_gains_nothing_from_mirrors_and_turns(world, tta):
     from geoseg.bundle import open_bundle
-    from geoseg.inference import Predictor
+    from geoseg.predictor import Predictor
 
     class Columnwise(torch.nn.Module):
         """Class 1 grows to the right: its mean over mirrors is even, over turns even and symmetric."""
@@ -191,7 +191,7 @@ def test_a_symmetric_network_gains_nothing_from_mirrors_and_turns(world, tta):
 
 def test_turned_predictions_come_back_to_their_place(world):
     from geoseg.bundle import open_bundle
-    from geoseg.inference import Predictor
+    from geoseg.predictor import Predictor
 
     class Pixelwise(torch.nn.Module):
         def forward(self, image):

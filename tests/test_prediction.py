@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -28,13 +28,12 @@ from geoseg.errors import (
     SomeScenesError,
 )
 from geoseg.legend import make_legend
+from geoseg.mapping import choose_layout
 from geoseg.models import Architecture
-from geoseg.prediction import _Options, choose_layout
 from geoseg.scenes import describe_scene
 from geoseg.spec import BandStatistics, ImageSpec, scale_bands
 
 OPTIONS = {"window": 96, "margin": 16, "polygons": False, "probabilities": True, "precision": "fp32"}
-REST = {entry.name for entry in fields(_Options)} - {"window", "margin", "blend"}
 RASTERS = ("classes", "confidence", "probabilities")
 
 
@@ -250,7 +249,7 @@ def test_the_margin_is_what_the_model_says_and_a_network_that_looks_far_is_blend
         (world / "model" / "model.json").write_text(json.dumps({**edited, "reach": reach}))
         bundle = open_bundle(world / "model")
         large = replace(describe_scene(world / "scene.tif"), height=3000, width=2000)
-        layout = choose_layout(large, bundle, _Options(window=None, margin=None, blend="auto", **dict.fromkeys(REST)))
+        layout = choose_layout(large, bundle, window=None, margin=None, blend="auto")
         assert (layout.margin, layout.blend) == expected
         assert layout.core == (1024, 1024)
     with pytest.raises(PreflightError) as caught:
