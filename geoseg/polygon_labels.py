@@ -20,6 +20,7 @@ from geoseg.choices import Other, Unlabelled
 from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError, MissingFileError
 from geoseg.labels import refuse_no_overlap
 from geoseg.legend import Legend, make_legend
+from geoseg.raster import georeference_optional
 from geoseg.scenes import Scene
 
 
@@ -234,5 +235,6 @@ class PolygonLabels:
         if len(found):
             pairs = zip(self._shapes.iloc[found], self._values[found].tolist(), strict=True)
             place = transform(window, self._scene.transform)
-            rasterize(pairs, out=values, transform=place, all_touched=self._all_touched)
+            with georeference_optional():
+                rasterize(pairs, out=values, transform=place, all_touched=self._all_touched)
         return values, values >= 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,10 +113,17 @@ def _refuse_strange_sources(vrt: Path, access: Access) -> None:
             waiting += named
 
 
+_filters = threading.RLock()
+
+
 @contextmanager
 def georeference_optional() -> Iterator[None]:
-    """Keep rasterio quiet: a scene's missing georeference is a fact that the verbs speak of where it matters."""
-    with warnings.catch_warnings():
+    """Keep rasterio quiet: a scene's missing georeference is a fact that the verbs speak of where it matters.
+
+    One thread at a time: filters of warnings belong to the process, and threads that take turns in setting them and putting
+    them back leave each other without. rasterio does the same within `rasterize`.
+    """
+    with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

@@ -14,8 +14,8 @@ from scenery import TRANSFORM
 from geoseg.chips import INDEX, Chip, ChipFolder, class_pixels, left_out_lines, open_chips, outside_lines, read_image
 from geoseg.errors import FormatError, InputError, MissingFileError, RasterError
 from geoseg.files import write_json
+from geoseg.geotiff import write_geotiff
 from geoseg.legend import parse_legend
-from geoseg.raster import write_geotiff
 from geoseg.spec import BandStatistics, ImageSpec, scale_bands
 
 LEGEND = parse_legend("0=background,7=crop")

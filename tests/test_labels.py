@@ -18,9 +18,9 @@ from rasterio.windows import Window
 from scenery import TRANSFORM, moved, one_line_each, said
 
 from geoseg.errors import Faults, GeoreferenceError, LabelError, LegendError, MissingFileError, RasterError
+from geoseg.geotiff import write_geotiff
 from geoseg.labels import match_labels, open_label_raster, raster_legend, read_legend, refuse_no_overlap
 from geoseg.legend import LEGEND_TAG, make_legend, parse_legend
-from geoseg.raster import write_geotiff
 from geoseg.scenes import Scene, describe_scene
 
 VALUES = np.array([[1, 2, 3, 0], [4, 5, 6, 0], [7, 8, 9, 0]], np.uint8)
