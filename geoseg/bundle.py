@@ -15,13 +15,14 @@ from geoseg.errors import FormatError, InputError, MissingFileError, ModelError
 from geoseg.files import read_json, sha256, write_json
 from geoseg.legend import Legend
 from geoseg.models import Architecture, Segmenter
+from geoseg.reach import NEXT_TO_NOTHING
 from geoseg.spec import ImageSpec
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
 _MARGIN = 64
-_NEXT_TO_NOTHING, _AT_ODDS = 0.002, 0.01
+_AT_ODDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Bundle:
         """Pixels that a window must see around the ground it answers for: what lies further off changes next to nothing."""
         if not self.reach:
             return _MARGIN
-        enough = [margin for margin, share in sorted(self.reach.items()) if share <= _NEXT_TO_NOTHING]
+        enough = [margin for margin, share in sorted(self.reach.items()) if share <= NEXT_TO_NOTHING]
         return enough[0] if enough else max(self.reach)
 
     @property

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from geoseg.reach import MARGINS, measure_reach
+from geoseg.reach import MARGINS, NEXT_TO_NOTHING, measure_reach
 
 
 class Shifted(nn.Module):
@@ -26,7 +26,10 @@ class Shifted(nn.Module):
 def test_margins_suffice_from_the_distance_on_at_which_a_network_looks(columns):
     images = torch.randn(3, 1, 90, 70, generator=torch.Generator().manual_seed(0))
     reach = measure_reach(Shifted(columns), images)
-    assert tuple(reach) == MARGINS
+    assert tuple(reach) == MARGINS[: len(reach)]
+    enough = [share <= NEXT_TO_NOTHING for share in reach.values()]
+    assert enough == [False] * (len(reach) - 1) + [True]
+    assert next(reversed(reach)) == next(margin for margin in MARGINS if margin >= columns)
     for margin, share in reach.items():
         # A column of the border that sees nothing is wrong where there would have been a positive value. At the left
         # and right border 8 x 128 pixels are compared, above and below 8 x 112 more.
