@@ -322,6 +322,7 @@ def train(chips: str, **options: Any) -> Any:
 @simplify_option
 @connectivity_option
 @click.option("--check-seams", is_flag=True, help="Measure how windows disagree along their borders.")
+@click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that predicts (extra).")
 @stack_option
 @click.option("--allow-remote", is_flag=True, help="A scene may be an address, such as https:// or s3://.")
 @click.option("--allow-vrt", is_flag=True, help="A scene may be a VRT, which names files of its own.")

@@ -65,26 +65,49 @@ def publish(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def occupy(folder: str | Path) -> Iterator[None]:
+    """Make a folder this run's alone until the block ends: one run at a time may write into a folder.
+
+    The lock dies with its process. Where the block fails, a folder that was made for it and is empty goes.
+
+    Raises:
+        OutputBusyError: another run writes into `folder`.
+        DiskError: it cannot be made or written to.
+    """
+    with _make_folder(Path(folder)), _lock(Path(folder)):
+        yield
+
+
+@contextmanager
 def stage(folder: str | Path, *, last: str, replaces: Iterable[str] = (), overwrite: bool = False) -> Iterator[Path]:
+    """Occupy a folder and write files into it that belong together; see `occupy` and `stage_occupied`."""
+    staged = stage_occupied(folder, last=last, replaces=replaces, overwrite=overwrite)
+    with occupy(folder), staged as staging:
+        yield staging
+
+
+@contextmanager
+def stage_occupied(
+    folder: str | Path, *, last: str, replaces: Iterable[str] = (), overwrite: bool = False
+) -> Iterator[Path]:
     """Write files that belong together: yields an empty folder to write to, whose files move into `folder` at the end.
 
-    One run at a time may write into a folder; the lock dies with its process. Files in `folder` that are neither
-    written now nor named in `replaces` stay as they are. On an error nothing is left behind.
+    Files in `folder` that are neither written now nor named in `replaces` stay as they are. On an error nothing is left
+    behind.
 
     Args:
-        folder: where the files go; made if need be.
+        folder: where the files go; occupied by this run.
         last: name of the file that moves last, so that a folder without it is known to be unfinished.
         replaces: names, relative to `folder`, of the earlier files that the new ones take the place of.
         overwrite: whether `last` and what it stands for may be there already.
 
     Raises:
         OutputExistsError: `last` is there and `overwrite` is not set.
-        OutputBusyError: another run writes into `folder`.
         DiskError: the disk did not take the files.
     """
     folder = Path(folder)
     refuse_existing([folder / last], overwrite)
-    with _make_folder(folder), _lock(folder), _disk_errors(folder):
+    with _disk_errors(folder):
         staging = folder / _UNFINISHED
         shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed: we hold the lock now
         staging.mkdir()

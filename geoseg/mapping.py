@@ -8,9 +8,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 import geoseg
 from geoseg.bundle import Bundle
-from geoseg.choices import Blend, Engine, Precision, TestTimeAugmentation
+from geoseg.choices import Blend, Engine, TestTimeAugmentation
 from geoseg.errors import InputError
 from geoseg.files import sha256
 from geoseg.geotiff import BLOCK
@@ -26,6 +28,8 @@ from geoseg.progress import Progress
 from geoseg.scenes import Scene
 from geoseg.strips import Strips
 
+_BATCHES = {"cpu": 1}
+_BATCH = 4
 _CORE = 2 * BLOCK  # a larger window is quicker still, but takes four times the memory
 _MIRRORED = 32  # of a margin that holds nothing but the mirror image of the scene, this is enough
 
@@ -44,6 +48,11 @@ def choose_window(bundle: Bundle, window: int | None, margin: int | None) -> tup
     if core < 1 or margin < 0:
         raise InputError(f"--window {window} --margin {margin}: the window must be larger than two margins")
     return core, margin
+
+
+def choose_batch_size(batch_size: int | None, device: torch.device) -> int:
+    """Windows a step, where None leaves it to the device."""
+    return batch_size or _BATCHES.get(device.type, _BATCH)
 
 
 def choose_layout(scene: Scene, bundle: Bundle, *, window: int | None, margin: int | None, blend: Blend) -> Layout:
@@ -82,7 +91,7 @@ class MapJob:
         engine: likewise.
         precision: `fp32`, `bf16` or `fp16`.
         threshold: of a one-channel model.
-        batch_size: windows at once.
+        batch_size: windows at once; None leaves it to the device.
         probabilities: write those of every class.
     """
 
@@ -94,9 +103,9 @@ class MapJob:
     strips: Strips
     tta: TestTimeAugmentation
     engine: Engine
-    precision: Precision
+    precision: str
     threshold: float | None
-    batch_size: int
+    batch_size: int | None
     probabilities: bool
 
     def plan(self) -> dict[str, Any]:
@@ -144,8 +153,8 @@ def predict_strips(
     if job.area is not None:
         area = PolygonLabels(job.area, job.scene, legend=make_legend([1]), unlabelled="ignore")
     found = predict_rows(
-        job.scene, job.sources, _rows(layout, merger, numbers), predictors, merger, batch_size=job.batch_size,
-        probabilities=job.probabilities, area=area,
+        job.scene, job.sources, _rows(layout, merger, numbers), predictors, merger,
+        batch_size=choose_batch_size(job.batch_size, predictors[0].device), probabilities=job.probabilities, area=area,
     )  # fmt: skip
     title = f"predict {job.scene.name}"
     writer = MapWriter(job.scene, job.bundle.legend, job.strips, merger)

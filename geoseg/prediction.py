@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import torch
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.choices import Blend, Connectivity, Engine, Precision, TestTimeAugmentation
-from geoseg.devices import choose_devices, precision_name
-from geoseg.errors import Faults, GeosegError, SomeScenesError
-from geoseg.files import refuse_existing, refuse_inputs, sha256, stage, write_json
+from geoseg.cluster import predict_on_cluster, refuse_unreachable
+from geoseg.devices import choose_devices, choose_precision, precision_name
+from geoseg.errors import Faults, GeosegError, InputError, SomeScenesError
+from geoseg.files import occupy, refuse_existing, refuse_inputs, sha256, stage_occupied, write_json
 from geoseg.grid import Layout
 from geoseg.inference import read_probe
 from geoseg.legend import Legend
-from geoseg.mapping import MapJob, choose_layout, choose_window, predict_strips
+from geoseg.mapping import MapJob, choose_batch_size, choose_layout, choose_window, predict_strips
 from geoseg.maps import file_names, map_layers, sidecar_names, write_map_project, write_styles
 from geoseg.merging import create_merger
 from geoseg.polygon_labels import Polygons, read_polygons
@@ -32,12 +34,10 @@ from geoseg.raster import bounded_cache
 from geoseg.remote import Access
 from geoseg.scenes import Scene
 from geoseg.seams import SeamCheck
-from geoseg.strips import Strips
+from geoseg.strips import MapLayer, Strips
 from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster
 
 _FORMAT = 1
-_BATCHES = {"cpu": 1}
-_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class _Options:
     simplify: float
     connectivity: Connectivity
     check_seams: bool
+    dask: str | None
 
     def layout(self, scene: Scene, bundle: Bundle) -> Layout:
         return choose_layout(scene, bundle, window=self.window, margin=self.margin, blend=self.blend)
@@ -100,11 +101,11 @@ class _Run:
     """What all scenes of one call share."""
 
     bundle: Bundle
-    predictors: Sequence[Predictor]
+    predictors: Sequence[Predictor]  # none where a cluster has them
+    precision: str
     area: Polygons | None
     out: Path
     options: _Options
-    batch_size: int
     loading: float
     resume: bool
     overwrite: bool
@@ -134,6 +135,7 @@ def predict(
     simplify: float = 1.5,
     connectivity: Connectivity = 4,
     check_seams: bool = False,
+    dask: str | None = None,
     stack: bool = False,
     allow_remote: bool = False,
     allow_vrt: bool = False,
@@ -169,6 +171,8 @@ def predict(
         simplify: how far, in pixels, a simplified outline may lie from the pixels' edges; 0 keeps these.
         connectivity: 4, or 8 to join pixels of a class that touch at corners.
         check_seams: measure how windows disagree along their borders, for the run file.
+        dask: address of the scheduler of a Dask cluster (extra), or the JSON file that it wrote: its workers predict, each
+            on the device that it finds, and write to storage that all machines share; the bytes are the same.
         stack: each scene is a folder of single-band files.
         allow_remote: a scene may be an address: `https://`, `s3://`, `gs://`, `az://` and the like.
         allow_vrt: a scene may be a VRT, which names files of its own.
@@ -186,7 +190,7 @@ def predict(
     started = time.monotonic()
     options = _Options(
         window, margin, blend, batch_size, tta, engine, threshold, None if aoi is None else str(aoi), confidence,
-        probabilities, polygons, only, simplify, connectivity, check_seams,
+        probabilities, polygons, only, simplify, connectivity, check_seams, dask,
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     faults, area = Faults(), None
@@ -198,7 +202,12 @@ def predict(
             choose_threshold(bundle, threshold)
         choose_window(bundle, window, margin)
     with faults.collect():
-        devices = choose_devices(device)
+        if dask is not None and (device != "auto" or check_seams):
+            option = "--check-seams" if check_seams else f"--device {device}"
+            raise InputError(
+                f"{option}: not with --dask, where each worker takes the device that it finds; leave it out"
+            )
+        devices = choose_devices("cpu" if dask is not None and engine == "openvino" else device)
     with faults.collect():
         area = read_polygons(Path(aoi)) if aoi is not None else None
     access = Access(remote=allow_remote, vrt=allow_vrt)
@@ -217,33 +226,95 @@ def predict(
             match_model(scene, bundle.image, bands)
             options.layout(scene, bundle)
     faults.raise_any()
-    with bounded_cache():
-        batch_size = batch_size or _BATCHES.get(devices[0].type, _BATCH)
-        predictors = create_predictors(
-            bundle, devices, precision=precision, tta=tta, threshold=threshold, engine=engine,
-            probe=lambda: read_probe(
-                found[0], match_model(found[0], bundle.image, bands), options.layout(found[0], bundle), batch_size
-            ),
-        )  # fmt: skip
+    if dask is not None:
+        refuse_unreachable(dask)
+    with bounded_cache(), occupy(out):
+        predictors: Sequence[Predictor] = []
+        if dask is None or engine != "torch":
+            predictors = create_predictors(
+                bundle, devices, precision=precision, tta=tta, threshold=threshold, engine=engine,
+                probe=lambda: read_probe(
+                    found[0], match_model(found[0], bundle.image, bands), options.layout(found[0], bundle),
+                    choose_batch_size(batch_size, devices[0]),
+                ),
+            )  # fmt: skip
+        dtype = predictors[0].dtype if predictors else choose_precision(devices[0], precision)
         run = _Run(
-            bundle, predictors, area, Path(out), options, batch_size, time.monotonic() - started, resume,
+            bundle, predictors, precision_name(dtype), area, Path(out), options, time.monotonic() - started, resume,
             overwrite, progress,
         )  # fmt: skip
-        return _predict_scenes(found, bands, run)
+        maps = [_Map.plan(scene, match_model(scene, bundle.image, bands), run) for scene in found]
+        return _predict_on_cluster(maps, dask, run) if dask is not None else _predict_here(maps, run)
 
 
-def _predict_scenes(
-    scenes: Sequence[Scene], bands: str | Sequence[int | str] | None, run: _Run
-) -> list[ScenePrediction]:
+@dataclass(frozen=True)
+class _Map:
+    """One scene's map: what it is to be made of, and its files."""
+
+    scene: Scene
+    names: dict[str, str]
+    layers: Sequence[MapLayer]
+    job: MapJob
+
+    @classmethod
+    def plan(cls, scene: Scene, sources: Sequence[int], run: _Run) -> _Map:
+        options, names = run.options, _names(scene, run.options)
+        layers = map_layers(run.bundle, names)
+        job = MapJob(
+            scene, tuple(sources), run.bundle, options.layout(scene, run.bundle), run.area,
+            Strips(run.out / f".{scene.name}.strips", scene, layers), options.tta, options.engine, run.precision,
+            choose_threshold(run.bundle, options.threshold), options.batch_size, options.probabilities,
+        )  # fmt: skip
+        return cls(scene, names, layers, job)
+
+    @contextmanager
+    def begun(self, run: _Run) -> Iterator[None]:
+        """Begin the strips, or take up finished ones, and keep these when the block fails."""
+        self.job.strips.begin(self.job.plan(), resume=run.resume, overwrite=run.overwrite)
+        with self.job.strips.kept(self.job.layout.rows):
+            yield
+
+
+def _predict_here(maps: Sequence[_Map], run: _Run) -> list[ScenePrediction]:
     """One after the other; a scene that fails does not keep the others from their maps."""
     made, failed = [], []
-    for scene in scenes:
+    for plan in maps:
+        began, layout = time.monotonic(), plan.job.layout
         try:
-            made.append(_predict_scene(scene, match_model(scene, run.bundle.image, bands), run))
+            with plan.begun(run):
+                check = SeamCheck(create_merger(layout), layout, run.predictors[0]) if run.options.check_seams else None
+                predict_strips(plan.job, run.predictors, plan.job.missing(), check=check, progress=run.progress)
+                made.append(_publish(plan, run, began, check))
         except GeosegError as error:
-            if len(scenes) == 1:
+            if len(maps) == 1:
                 raise
             failed.append(error)
+    if failed:
+        raise SomeScenesError(made, failed)
+    return made
+
+
+def _predict_on_cluster(maps: Sequence[_Map], address: str, run: _Run) -> list[ScenePrediction]:
+    """Their strips on the workers, all in one queue; the maps are joined here as they get whole."""
+    made: list[ScenePrediction] = []
+    failed: list[GeosegError] = []
+    began = time.monotonic()
+    with ExitStack() as stack:
+        for plan in maps:
+            stack.enter_context(plan.begun(run))
+        results = predict_on_cluster([plan.job for plan in maps], address, progress=run.progress)
+        stack.callback(results.close)  # first of all, before strips are taken away
+        for place, error in results:
+            plan = maps[place]
+            try:
+                with plan.job.strips.kept(plan.job.layout.rows):
+                    if error is not None:
+                        raise error
+                    made.append(_publish(plan, run, began))
+            except GeosegError as error:
+                if len(maps) == 1:
+                    raise
+                failed.append(error)
     if failed:
         raise SomeScenesError(made, failed)
     return made
@@ -255,65 +326,57 @@ def _names(scene: Scene, options: _Options) -> dict[str, str]:
     )
 
 
-def _predict_scene(scene: Scene, sources: Sequence[int], run: _Run) -> ScenePrediction:
-    clock = [time.monotonic()]
-    options, legend, out = run.options, run.bundle.legend, run.out
-    names, layout = _names(scene, options), options.layout(scene, run.bundle)
-    layers, balance = map_layers(run.bundle, names), None
-    strips = Strips(out / f".{scene.name}.strips", scene, layers)
-    job = MapJob(
-        scene, tuple(sources), run.bundle, layout, run.area, strips, options.tta, options.engine,
-        precision_name(run.predictors[0].dtype), run.predictors[0].threshold, run.batch_size, options.probabilities,
-    )  # fmt: skip
-    with stage(
+def _publish(plan: _Map, run: _Run, began: float, check: SeamCheck | None = None) -> ScenePrediction:
+    """Join the strips, trace the polygons, and put all of a map under its final names."""
+    clock = [began, time.monotonic()]
+    scene, names, strips = plan.scene, plan.names, plan.job.strips
+    options, legend, out, balance = run.options, run.bundle.legend, run.out, None
+    with stage_occupied(
         out, last=names["run"], replaces=[*names.values(), *sidecar_names(names)], overwrite=run.overwrite
     ) as staging:
-        strips.begin(job.plan(), resume=run.resume, overwrite=run.overwrite)
-        with strips.kept(layout.rows):
-            check = SeamCheck(create_merger(layout), layout, run.predictors[0]) if options.check_seams else None
-            predict_strips(job, run.predictors, job.missing(), check=check, progress=run.progress)
-            clock.append(time.monotonic())
-            for layer in layers:
-                strips.join(layer, staging / names[layer.kind])
-            clock.append(time.monotonic())
-            if options.polygons:
-                balance = polygonize_raster(
-                    staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
-                    staging / names["polygons"], only=options.only, simplify=options.simplify,
-                    connectivity=options.connectivity, progress=run.progress,
-                )  # fmt: skip
-            write_styles(legend, staging, names)
-            write_map_project(scene, sources, run.bundle, layer_style(legend, options.only), out, staging, names)
-            clock.append(time.monotonic())
-            facts = {
-                **_circumstances(scene, sources, layout, run),
-                "classes": _totals(scene, legend, strips),
-                "seams": check.facts() if check else None,
-                "polygons": balance,
-                "seconds": _seconds(run.loading, clock),
-                "outputs": {path.name: sha256(path) for path in sorted(staging.iterdir())},
-            }
-            write_json(staging / names["run"], facts)
+        for layer in plan.layers:
+            strips.join(layer, staging / names[layer.kind])
+        clock.append(time.monotonic())
+        if options.polygons:
+            balance = polygonize_raster(
+                staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
+                staging / names["polygons"], only=options.only, simplify=options.simplify,
+                connectivity=options.connectivity, progress=run.progress,
+            )  # fmt: skip
+        write_styles(legend, staging, names)
+        write_map_project(scene, plan.job.sources, run.bundle, layer_style(legend, options.only), out, staging, names)
+        clock.append(time.monotonic())
+        facts = {
+            **_circumstances(plan.job, run),
+            "classes": _totals(scene, legend, strips),
+            "seams": check.facts() if check else None,
+            "polygons": balance,
+            "seconds": _seconds(run.loading, clock),
+            "outputs": {path.name: sha256(path) for path in sorted(staging.iterdir())},
+        }
+        write_json(staging / names["run"], facts)
     strips.remove()
     outputs = {kind: out / name for kind, name in names.items()}
     return ScenePrediction(outputs["classes"], outputs, tuple(facts["classes"]), facts)
 
 
-def _circumstances(scene: Scene, sources: Sequence[int], layout: Layout, run: _Run) -> dict[str, Any]:
+def _circumstances(job: MapJob, run: _Run) -> dict[str, Any]:
     """What a map was made of and with, for the run file."""
+    scene, layout = job.scene, job.layout
+    batch_size = choose_batch_size(job.batch_size, run.predictors[0].device) if run.predictors else job.batch_size
     return {
         "format": _FORMAT,
         "geoseg_version": geoseg.__version__,
         "scene": scene.path.name,
         "model": {"name": run.bundle.path.resolve().name, "weights_sha256": run.bundle.weights_sha256},
-        "bands": [scene.band_names[source - 1] for source in sources],
+        "bands": [scene.band_names[source - 1] for source in job.sources],
         "options": asdict(run.options),
         "grid": {
             "core": list(layout.core), "margin": layout.margin, "blend": layout.blend,
-            "windows": layout.windows, "batch_size": run.batch_size,
+            "windows": layout.windows, "batch_size": batch_size,
         },
-        "device": ",".join(str(predictor.device) for predictor in run.predictors),
-        "precision": precision_name(run.predictors[0].dtype),
+        "device": "dask" if run.options.dask else ",".join(str(predictor.device) for predictor in run.predictors),
+        "precision": run.precision,
         "versions": {"torch": str(torch.__version__), "rasterio": rasterio.__version__},
     }  # fmt: skip
 

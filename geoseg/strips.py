@@ -1,14 +1,16 @@
 """The finished strips of a map: they outlive a run that is killed, and are joined when all are there.
 
-A strip is what one row of windows answers for, as a plain GeoTIFF per raster of the map and a JSON file that comes last.
+A strip is what one row of windows answers for, as a plain GeoTIFF per raster of the map and a JSON file that comes last
+and names these. So two machines that make the same strip do not meet: the first to finish it counts.
 """
 
 from __future__ import annotations
 
 import shutil
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ import rasterio.shutil
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from geoseg.errors import InputError, OutputExistsError
+from geoseg.errors import DiskError, InputError, OutputExistsError
 from geoseg.files import publish, read_json, write_json
 from geoseg.geotiff import BLOCK, TiledWriter, verify, write_cog
 from geoseg.raster import georeference_optional
@@ -64,6 +66,14 @@ class Strips:
     def __init__(self, folder: Path, scene: Scene, layers: Sequence[MapLayer]) -> None:
         self.folder, self._scene, self._layers = folder, scene, layers
 
+    def placed(self, scene: Scene) -> Strips:
+        """The same, where the working folder is another one.
+
+        Args:
+            scene: likewise.
+        """
+        return Strips(self.folder.absolute(), scene, self._layers)
+
     @property
     def kinds(self) -> list[str]:
         """The kinds of rasters."""
@@ -90,12 +100,20 @@ class Strips:
                     raise InputError(
                         f"{kept}, of another {', '.join(other)}; start anew with --overwrite, or go on as it was begun"
                     )
+                self._drop_unfinished()
                 return
             if not overwrite:
                 raise OutputExistsError(f"{kept}; go on with --resume, or start anew with --overwrite")
         self.remove()
         self.folder.mkdir(parents=True)
         write_json(self.folder / _PLAN, {"format": _FORMAT, "plan": plan})
+
+    def _drop_unfinished(self) -> None:
+        """Take away what a run that was killed was writing."""
+        kept = {name for document in self.finished().values() for name in document["files"].values()}
+        for path in self.folder.glob("strip_*.tif"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """What is known of each finished strip, by its number."""
@@ -116,7 +134,8 @@ class Strips:
             note = f"{finished} of {total} strips are kept in {self.folder}; --resume goes on with them"
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(note) from None
-            error.add_note(note)
+            if note not in getattr(error, "__notes__", ()):  # of a block within this one
+                error.add_note(note)
             raise
 
     def open(self, number: int, top: int, bottom: int) -> Strip:
@@ -155,9 +174,10 @@ class Strip:
     ) -> None:
         self.number, self._folder = number, folder
         self._top, self._height = top, bottom - top
+        mark = uuid.uuid4().hex[:12]
+        self._files = {layer.kind: f"strip_{number:06}_{layer.kind}_{mark}.tif" for layer in layers}
         self._rasters = {
-            layer.kind: _create(folder / _file_name(number, layer.kind), scene, layer, bottom - top, top)
-            for layer in layers
+            layer.kind: _create(folder / self._files[layer.kind], scene, layer, bottom - top, top) for layer in layers
         }
 
     def write(self, window: Window, pixels: dict[str, np.ndarray]) -> None:
@@ -167,21 +187,27 @@ class Strip:
             raster.write(pixels[kind], inside)
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Close the rasters, and then say that the strip is finished."""
+        """Close the rasters, and then say that the strip is finished; one that another has finished before is dropped."""
         self.close()
+        if gone := [name for name in self._files.values() if not (self._folder / name).exists()]:
+            raise DiskError(
+                f"{self._folder / gone[0]}: was taken away while it was written; does another run write here?"
+            )
         document = {"format": _FORMAT, "number": self.number, "top": self._top, "height": self._height, **facts}
+        document["files"] = self._files
         document["checksums"] = {kind: raster.checksums for kind, raster in self._rasters.items()}
-        with publish(self._folder / f"strip_{self.number:06}.json", overwrite=True) as path:
-            write_json(path, document)
+        try:
+            with publish(self._folder / f"strip_{self.number:06}.json") as path:
+                write_json(path, document)
+        except OutputExistsError:
+            for name in self._files.values():
+                with suppress(FileNotFoundError):
+                    (self._folder / name).unlink()
 
     def close(self) -> None:
         """Stop, finished or not."""
         for raster in self._rasters.values():
             raster.close()
-
-
-def _file_name(number: int, kind: str) -> str:
-    return f"strip_{number:06}_{kind}.tif"
 
 
 def _create(path: Path, scene: Scene, layer: MapLayer, height: int, top: int) -> TiledWriter:
@@ -206,10 +232,10 @@ def _name_sources(mosaic: Path, layer: MapLayer, width: int, strips: dict[int, d
     for band in tree.iter("VRTRasterBand"):
         for source in [part for part in band if part.tag.endswith("Source")]:
             band.remove(source)
-        for number, document in strips.items():
+        for document in strips.values():
             size: dict[str, Any] = {"xSize": str(width), "ySize": str(document["height"])}
             source = ET.SubElement(band, "SimpleSource")
-            ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = _file_name(number, layer.kind)
+            ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = document["files"][layer.kind]
             ET.SubElement(source, "SourceBand").text = band.get("band")
             # With these facts GDAL opens a source when it is read, not all of them at once.
             ET.SubElement(
