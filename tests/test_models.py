@@ -169,7 +169,8 @@ def test_reflection_reaches_every_border_and_changes_nothing_inside(arch, encode
         with torch.no_grad():
             flat, mirrored, padded = conv(constant), conv(scene), plain(scene)
         torch.testing.assert_close(flat, flat[..., :1, :1].expand_as(flat), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(mirrored[..., 4:-4, 4:-4], padded[..., 4:-4, 4:-4])
+        # Sums of 18,000 products, in an order that the processor and the kind of padding choose.
+        torch.testing.assert_close(mirrored[..., 4:-4, 4:-4], padded[..., 4:-4, 4:-4], rtol=1e-4, atol=1e-4)
         assert mirrored.shape == padded.shape
         assert not torch.allclose(mirrored, padded)
     assert reached > 0
