@@ -50,19 +50,23 @@ def choose_window(bundle: Bundle, window: int | None, margin: int | None) -> tup
     return core, margin
 
 
-def choose_batch_size(batch_size: int | None, device: torch.device) -> int:
-    """Windows a step, where None leaves it to the device."""
-    return batch_size or _BATCHES.get(device.type, _BATCH)
+def choose_batch_size(batch_size: int | None, device: torch.device, layout: Layout) -> int:
+    """Windows a step at most, where None leaves it to the device.
+
+    A row of windows is shared out evenly: a compiled network, which takes so many windows, fills a smaller batch up.
+    """
+    most = batch_size or _BATCHES.get(device.type, _BATCH)
+    return -(-layout.cols // -(-layout.cols // most))
 
 
 def choose_layout(scene: Scene, bundle: Bundle, *, window: int | None, margin: int | None, blend: Blend) -> Layout:
-    """The windows of a scene; one that is smaller than a core makes do with less.
+    """The windows of a scene; one that is smaller than a core makes do with less, and cores of our choice share it evenly.
 
     Raises:
         InputError: as `choose_window`, or the margins overlap across a core that is to be blended.
     """
     core, around = choose_window(bundle, window, margin)
-    rows, cols = (min(core, -(-size // 32) * 32) for size in (scene.height, scene.width))
+    rows, cols = (_even_core(size, core, given=window is not None) for size in (scene.height, scene.width))
     several = rows < scene.height or cols < scene.width
     if margin is None and not several:
         around = min(around, _MIRRORED)
@@ -74,6 +78,12 @@ def choose_layout(scene: Scene, bundle: Bundle, *, window: int | None, margin: i
     if blend == "auto":
         blend = "hann" if bundle.looks_far and several and room else "crop"
     return Layout(scene.height, scene.width, (rows, cols), around, blend)
+
+
+def _even_core(size: int, core: int, *, given: bool) -> int:
+    """The side of a core along an axis of the scene: all windows have one size, so what sticks out is work for nothing."""
+    parts = 1 if given else -(-size // core)
+    return min(core, -(-size // (parts * 32)) * 32)
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ def predict_strips(
         area = PolygonLabels(job.area, job.scene, legend=make_legend([1]), unlabelled="ignore")
     found = predict_rows(
         job.scene, job.sources, _rows(layout, merger, numbers), predictors, merger,
-        batch_size=choose_batch_size(job.batch_size, predictors[0].device), probabilities=job.probabilities, area=area,
+        batch_size=choose_batch_size(job.batch_size, predictors[0].device, layout), probabilities=job.probabilities, area=area,
     )  # fmt: skip
     title = f"predict {job.scene.name}"
     writer = MapWriter(job.scene, job.bundle.legend, job.strips, merger)

@@ -108,6 +108,24 @@ class MapWriter:
             self._strip.close()
 
 
+def class_totals(scene: Scene, legend: Legend, strips: Strips) -> list[dict[str, Any]]:
+    """Pixels and area per class, as a `MapWriter` has counted them in each strip."""
+    found = strips.finished().values()
+    pixels = sum((np.array(strip["pixels"]) for strip in found), np.zeros(len(legend), np.int64))
+    areas = sum((np.array(strip["areas_m2"]) for strip in found), np.zeros(len(legend)))
+    valid = max(int(pixels.sum()), 1)
+    return [
+        {
+            "value": entry.value,
+            "name": entry.name,
+            "pixels": int(count),
+            "share": round(int(count) / valid, 6),
+            "area_ha": round(float(area) / 1e4, 4) if scene.crs else None,
+        }
+        for entry, count, area in zip(legend, pixels, areas, strict=True)
+    ]
+
+
 def write_styles(legend: Legend, staging: Path, names: dict[str, str]) -> None:
     """Write the styles that QGIS finds beside the rasters, and the class names for GDAL."""
     classes = names["classes"]

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
 import torch
 
@@ -22,9 +21,8 @@ from geoseg.errors import Faults, GeosegError, InputError, SomeScenesError
 from geoseg.files import occupy, refuse_existing, refuse_inputs, sha256, stage_occupied, write_json
 from geoseg.grid import Layout
 from geoseg.inference import read_probe
-from geoseg.legend import Legend
 from geoseg.mapping import MapJob, choose_batch_size, choose_layout, choose_window, predict_strips
-from geoseg.maps import file_names, map_layers, sidecar_names, write_map_project, write_styles
+from geoseg.maps import class_totals, file_names, map_layers, sidecar_names, write_map_project, write_styles
 from geoseg.merging import create_merger
 from geoseg.polygon_labels import Polygons, read_polygons
 from geoseg.predictor import Predictor, choose_threshold, create_predictors
@@ -235,7 +233,7 @@ def predict(
                 bundle, devices, precision=precision, tta=tta, threshold=threshold, engine=engine,
                 probe=lambda: read_probe(
                     found[0], match_model(found[0], bundle.image, bands), options.layout(found[0], bundle),
-                    choose_batch_size(batch_size, devices[0]),
+                    choose_batch_size(batch_size, devices[0], options.layout(found[0], bundle)),
                 ),
             )  # fmt: skip
         dtype = predictors[0].dtype if predictors else choose_precision(devices[0], precision)
@@ -348,7 +346,7 @@ def _publish(plan: _Map, run: _Run, began: float, check: SeamCheck | None = None
         clock.append(time.monotonic())
         facts = {
             **_circumstances(plan.job, run),
-            "classes": _totals(scene, legend, strips),
+            "classes": class_totals(scene, legend, strips),
             "seams": check.facts() if check else None,
             "polygons": balance,
             "seconds": _seconds(run.loading, clock),
@@ -363,7 +361,9 @@ def _publish(plan: _Map, run: _Run, began: float, check: SeamCheck | None = None
 def _circumstances(job: MapJob, run: _Run) -> dict[str, Any]:
     """What a map was made of and with, for the run file."""
     scene, layout = job.scene, job.layout
-    batch_size = choose_batch_size(job.batch_size, run.predictors[0].device) if run.predictors else job.batch_size
+    batch_size = job.batch_size
+    if run.predictors:
+        batch_size = choose_batch_size(batch_size, run.predictors[0].device, layout)
     return {
         "format": _FORMAT,
         "geoseg_version": geoseg.__version__,
@@ -389,21 +389,3 @@ def _seconds(loading: float, clock: Sequence[float]) -> dict[str, float]:
         "join": round(joined - mapped, 2),
         "all": round(ended - begun + loading, 2),
     }
-
-
-def _totals(scene: Scene, legend: Legend, strips: Strips) -> list[dict[str, Any]]:
-    """Pixels and area per class."""
-    found = strips.finished().values()
-    pixels = sum((np.array(strip["pixels"]) for strip in found), np.zeros(len(legend), np.int64))
-    areas = sum((np.array(strip["areas_m2"]) for strip in found), np.zeros(len(legend)))
-    valid = max(int(pixels.sum()), 1)
-    return [
-        {
-            "value": entry.value,
-            "name": entry.name,
-            "pixels": int(count),
-            "share": round(int(count) / valid, 6),
-            "area_ha": round(float(area) / 1e4, 4) if scene.crs else None,
-        }
-        for entry, count, area in zip(legend, pixels, areas, strict=True)
-    ]

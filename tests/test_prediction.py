@@ -18,6 +18,7 @@ import torch
 
 import geoseg
 from geoseg.bundle import open_bundle, write_bundle
+from geoseg.engines import OpenVinoEngine
 from geoseg.errors import (
     DiskError,
     GeosegError,
@@ -27,8 +28,9 @@ from geoseg.errors import (
     RasterError,
     SomeScenesError,
 )
+from geoseg.grid import Layout
 from geoseg.legend import make_legend
-from geoseg.mapping import choose_layout
+from geoseg.mapping import choose_batch_size, choose_layout
 from geoseg.models import Architecture
 from geoseg.scenes import describe_scene
 from geoseg.spec import BandStatistics, ImageSpec, scale_bands
@@ -265,3 +267,31 @@ def test_the_margin_is_what_the_model_says_and_a_network_that_looks_far_is_blend
     assert "larger than two margins" in str(caught.value)
     with pytest.raises(InputError, match="half a core"):
         predict(world, "out", window=96, margin=30, blend="hann")
+
+
+@pytest.mark.parametrize(
+    ("size", "core"), [(20, 32), (1000, 1024), (1024, 1024), (1025, 544), (1536, 768), (2100, 704), (5000, 1024), (8192, 1024)]
+)  # fmt: skip
+def test_cores_share_a_scene_evenly(world, size, core):
+    scene = replace(describe_scene(world / "scene.tif"), height=size, width=2048)
+    layout = choose_layout(scene, open_bundle(world / "model"), window=None, margin=None, blend="auto")
+    assert layout.core == (core, 1024)
+    given = choose_layout(scene, open_bundle(world / "model"), window=640, margin=64, blend="crop")
+    assert given.core == (min(512, core), 512)
+
+
+@pytest.mark.parametrize(("most", "size"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 3), (6, 6), (7, 6), (None, 1)])
+def test_batches_share_a_row_of_windows_evenly(most, size):
+    assert choose_batch_size(most, torch.device("cpu"), Layout(100, 600, (100, 100), 0)) == size
+    assert choose_batch_size(None, torch.device("cuda"), Layout(100, 600, (100, 100), 0)) == 3
+
+
+def test_an_engine_that_was_made_ready_meets_no_other_size_of_batch(world, monkeypatch):
+    pytest.importorskip("openvino")
+    shapes = []
+    call = OpenVinoEngine.__call__
+    monkeypatch.setattr(
+        OpenVinoEngine, "__call__", lambda self, batch: shapes.append(tuple(batch.shape)) or call(self, batch)
+    )
+    predict(world, "out", engine="openvino", batch_size=3)  # rows of four windows
+    assert {shape[0] for shape in shapes} == {2}
