@@ -15,7 +15,7 @@ defaults, so in one folder `tile`, `train`, `predict` and `evaluate` find each o
 dashes.
 
 Results go to stdout, progress and warnings to stderr. The exit status is 0 when every output is whole, 1 for a fault in
-the input or on the machine (one line each, and nothing half done is left behind), 2 for a wrong option, 130 after Ctrl-C
+the input or on the machine (one line each, and nothing half done is left behind), 2 for an unknown option or word, 130 after Ctrl-C
 and 143 after SIGTERM.
 
 `--config` takes the defaults of a command from its table in a TOML file; what stands on the command line wins:

@@ -171,6 +171,7 @@ def open_bundle(path: str | Path) -> Bundle:
         FormatError: damaged, from a newer version, or facts that do not go together.
     """
     path = Path(path)
+    path = path.parent if path.name == CARD else path
     document = read_json(path / CARD, newest=_FORMAT, what="a model made by geoseg train")
     try:
         return Bundle(

@@ -17,7 +17,7 @@ import click
 
 import geoseg
 from geoseg import choices
-from geoseg.errors import GeosegError, GeosegWarning, PreflightError
+from geoseg.errors import GeosegError, GeosegWarning, PreflightError, SomeScenesError
 
 
 class Verb(click.Command):
@@ -31,8 +31,11 @@ class Verb(click.Command):
         quiet, verbose, debug, strict, as_json, _ = (ctx.params.pop(str(option.name)) for option in SHARED)
         with _one_line_errors(debug), closing(_Bar(quiet)) as bar, _warnings_shown(bar, verbose, strict):
             ctx.params["progress"] = bar
-            text = _told(super().invoke(ctx), as_json)
-        click.echo(text)
+            try:
+                click.echo(_told(super().invoke(ctx), as_json))
+            except SomeScenesError as some:
+                click.echo(_told(list(some.made), as_json))
+                raise
 
 
 def _told(results: Any, as_json: bool) -> str:
@@ -51,6 +54,9 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         click.echo(f"Stopped. {stop}".rstrip(), err=True)
         sys.exit(128 + signal.SIGINT)
+    except SystemExit as stop:  # SIGTERM
+        click.echo(" ".join(["Stopped.", *getattr(stop, "__notes__", ())]), err=True)
+        raise
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -186,7 +192,10 @@ unlabelled_option = click.option(
 )
 chip_size_option = click.option("--chip-size", default=256, help="Rows and columns of a chip.")
 split_option = click.option("--split", default="8:1:1", help="Shares of train, val and test.")
-only_option = click.option("--only", help="Classes, by name or value.  [default: all but the background]")
+only_option = click.option(
+    "--only", multiple=True, callback=lambda ctx, option, values: ",".join(values) if values else None,
+    metavar="TEXT", help="Classes, by name or value.  [default: all but the background]",
+)  # fmt: skip
 simplify_option = click.option("--simplify", default=1.5, help="Largest shift of an outline, in pixels.")
 connectivity_option = click.option(
     "--connectivity", type=_choice(choices.Connectivity), default=4, help="8 joins pixels that touch at corners."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 
 from geoseg.choices import Precision
@@ -42,8 +44,13 @@ def choose_device(device: str = "auto") -> torch.device:
 def choose_precision(device: torch.device, precision: Precision = "auto") -> torch.dtype:
     """`auto` takes bfloat16 where the device multiplies it in hardware, half precision on older GPUs, else float32.
 
-    On a CPU without such units bfloat16 can be slower than float32.
+    On a CPU without such units bfloat16 can be many times as slow as float32.
+
+    Raises:
+        ModelError: there is no such precision.
     """
+    if precision not in get_args(Precision):
+        raise ModelError(f"--precision {precision}: known are {', '.join(get_args(Precision))}")
     if precision != "auto":
         return _TYPES[precision]
     if device.type == "cuda":

@@ -25,6 +25,7 @@ from geoseg.pipeline import ahead, workers
 from geoseg.polygon_labels import PolygonLabels, Polygons
 from geoseg.predictor import Predictor
 from geoseg.progress import Progress
+from geoseg.reach import COARSEST
 from geoseg.scenes import Scene
 from geoseg.strips import Strips
 
@@ -45,7 +46,7 @@ def choose_window(bundle: Bundle, window: int | None, margin: int | None) -> tup
     if margin is None:
         margin = bundle.margin if window is None else min(bundle.margin, window // 8)
     core = _CORE if window is None else window - 2 * margin
-    if core < 1 or margin < 0:
+    if core < 1:
         raise InputError(f"--window {window} --margin {margin}: the window must be larger than two margins")
     return core, margin
 
@@ -63,9 +64,14 @@ def choose_layout(scene: Scene, bundle: Bundle, *, window: int | None, margin: i
     """The windows of a scene; one that is smaller than a core makes do with less, and cores of our choice share it evenly.
 
     Raises:
-        InputError: as `choose_window`, or the margins overlap across a core that is to be blended.
+        InputError: as `choose_window`, or the margin is wider than the scene, or margins overlap across a core that is to be
+            blended.
     """
     core, around = choose_window(bundle, window, margin)
+    if margin is not None and margin > max(scene.height, scene.width):
+        raise InputError(
+            f"{scene.path}: --margin {margin} is more than the scene has, {scene.height} x {scene.width}; take less"
+        )
     rows, cols = (_even_core(size, core, given=window is not None) for size in (scene.height, scene.width))
     several = rows < scene.height or cols < scene.width
     if margin is None and not several:
@@ -83,7 +89,7 @@ def choose_layout(scene: Scene, bundle: Bundle, *, window: int | None, margin: i
 def _even_core(size: int, core: int, *, given: bool) -> int:
     """The side of a core along an axis of the scene: all windows have one size, so what sticks out is work for nothing."""
     parts = 1 if given else -(-size // core)
-    return min(core, -(-size // (parts * 32)) * 32)
+    return min(core, -(-size // (parts * COARSEST)) * COARSEST)
 
 
 @dataclass(frozen=True)

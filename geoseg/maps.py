@@ -40,6 +40,12 @@ def sidecar_names(names: dict[str, str]) -> list[str]:
     return [sidecar for name in rasters for sidecar in (f"{name[:-4]}.qml", f"{name}.aux.xml")]
 
 
+def all_names(stem: str) -> list[str]:
+    """The names of all files that a map may have."""
+    names = file_names(stem, confidence=True, probabilities=True, polygons=True)
+    return [*names.values(), *sidecar_names(names)]
+
+
 def map_layers(bundle: Bundle, names: dict[str, str]) -> list[MapLayer]:
     """The rasters of a map."""
     legend = bundle.legend

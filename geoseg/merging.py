@@ -102,8 +102,9 @@ class Blend:
         place = slices(finished, tile.read)
         own = slice(place[1].stop)  # the columns that no window to the right has a say in
         self._below_next[col] = total[:, rows:, own].clone()
-        if col in self._below:
-            total[:, :overlap, own] += self._below[col]
+        above = self._below.pop(col, None)
+        if above is not None:
+            total[:, :overlap, own] += above
         yield finished, total[:, *place], valid[place]
 
     def _finished(self, tile: Tile) -> Window:

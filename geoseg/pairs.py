@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from rasterio.windows import Window
 
-from geoseg.choices import Other, SplitBy, Unlabelled
-from geoseg.errors import DataWarning, Faults, InputError, LabelError
+from geoseg.choices import Other, Rule, SplitBy, Unlabelled, at_least, one_of, refuse_odd
+from geoseg.errors import DataWarning, Faults, LabelError
 from geoseg.labels import LabelReader, is_vector, match_labels, open_label_raster, read_legend
 from geoseg.legend import Legend, make_legend, parse_legend
 from geoseg.polygon_labels import PolygonLabels, Polygons, polygon_legend, read_polygons
@@ -45,22 +44,21 @@ class TileOptions:
 
     def refuse_odd(self, faults: Faults) -> None:
         """Collect what is out of its range."""
-        share, whole = "a share from 0 to 1 is needed", "1 or more is needed"
-        rules = [
-            ("chip_size", self.chip_size >= 1, whole),
-            ("stride", self.stride is None or 1 <= self.stride <= self.chip_size, f"{whole}, at most the --chip-size"),
-            ("block_size", self.block_size is None or self.block_size >= 1, whole),
-            ("seed", self.seed >= 0, "0 or more is needed"),
-            *((name, 0 <= getattr(self, name) <= 1, share) for name in ("max_nodata", "min_label", "negatives")),
-        ]
-        for name, words in (("other", Other), ("unlabelled", Unlabelled), ("split_by", SplitBy)):
-            rules.append((name, getattr(self, name) in get_args(words), f"known are {', '.join(get_args(words))}"))
+        share = "a share from 0 to 1 is needed"
         with faults.collect():
             parse_ratio(self.split)
-        for name, fine, needed in rules:
-            with faults.collect():
-                if not fine:
-                    raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: {needed}")
+        rules = [
+            at_least(self, "chip_size", 1),
+            Rule(
+                "stride", self.stride is None or 1 <= self.stride <= self.chip_size,
+                "1 or more is needed, at most the --chip-size",
+            ),
+            at_least(self, "block_size", 1),
+            at_least(self, "seed", 0),
+            *(Rule(name, 0 <= getattr(self, name) <= 1, share) for name in ("max_nodata", "min_label", "negatives")),
+            one_of(self, "other", Other), one_of(self, "unlabelled", Unlabelled), one_of(self, "split_by", SplitBy),
+        ]  # fmt: skip
+        refuse_odd(self, rules, faults)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.polygon_layer import find_format
 from geoseg.progress import Progress, silent
 from geoseg.scenes import describe_scene
-from geoseg.vectorise import find_legend, layer_style, polygonize_raster
+from geoseg.vectorise import find_legend, layer_style, polygonize_raster, refuse_odd_outlines
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def polygonize(
     # Where an input bears the stem of the output, that style is the input's own.
     if format != "gpkg" and style.resolve() not in {entry.with_suffix(".qml").resolve() for entry in inputs}:
         targets.append(style)
+    refuse_odd_outlines(simplify, connectivity)
     refuse_inputs(targets, inputs)
     refuse_existing(targets, overwrite)
     legend = find_legend(describe_scene(path))

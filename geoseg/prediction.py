@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -14,26 +17,45 @@ import torch
 
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
-from geoseg.choices import Blend, Connectivity, Engine, Precision, TestTimeAugmentation
+from geoseg.choices import (
+    Blend,
+    Connectivity,
+    Engine,
+    Precision,
+    Rule,
+    TestTimeAugmentation,
+    at_least,
+    one_of,
+    refuse_odd,
+)
 from geoseg.cluster import predict_on_cluster, refuse_unreachable
 from geoseg.devices import choose_devices, choose_precision, precision_name
-from geoseg.errors import Faults, GeosegError, InputError, SomeScenesError
-from geoseg.files import occupy, refuse_existing, refuse_inputs, sha256, stage_occupied, write_json
+from geoseg.errors import (
+    DataWarning,
+    Faults,
+    GeosegError,
+    InputError,
+    MismatchWarning,
+    OutputExistsError,
+    SomeScenesError,
+)
+from geoseg.files import occupy, read_json, refuse_existing, refuse_inputs, sha256, stage_occupied, write_json
 from geoseg.grid import Layout
 from geoseg.inference import read_probe
 from geoseg.mapping import MapJob, choose_batch_size, choose_layout, choose_window, predict_strips
-from geoseg.maps import class_totals, file_names, map_layers, sidecar_names, write_map_project, write_styles
+from geoseg.maps import all_names, class_totals, file_names, map_layers, write_map_project, write_styles
 from geoseg.merging import create_merger
 from geoseg.polygon_labels import Polygons, read_polygons
 from geoseg.predictor import Predictor, choose_threshold, create_predictors
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
+from geoseg.reach import COARSEST
 from geoseg.remote import Access
 from geoseg.scenes import Scene
 from geoseg.seams import SeamCheck
 from geoseg.strips import MapLayer, Strips
-from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster
+from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster, refuse_odd_outlines
 
 _FORMAT = 1
 
@@ -89,6 +111,20 @@ class _Options:
     connectivity: Connectivity
     check_seams: bool
     dask: str | None
+
+    def refuse_odd(self, faults: Faults) -> None:
+        """Collect what is out of its range."""
+        rules = [
+            *(at_least(self, name, 1) for name in ("window", "batch_size")),
+            at_least(self, "margin", 0),
+            *(one_of(self, name, words) for name, words in (
+                ("blend", Blend), ("tta", TestTimeAugmentation), ("engine", Engine),
+            )),
+            Rule("check_seams", not self.check_seams or self.margin != 0, "a --margin of 1 or more is needed"),
+        ]  # fmt: skip
+        refuse_odd(self, rules, faults)
+        with faults.collect():
+            refuse_odd_outlines(self.simplify, self.connectivity)
 
     def layout(self, scene: Scene, bundle: Bundle) -> Layout:
         return choose_layout(scene, bundle, window=self.window, margin=self.margin, blend=self.blend)
@@ -192,13 +228,21 @@ def predict(
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     faults, area = Faults(), None
+    options.refuse_odd(faults)
+    odd = bool(faults.errors)
     with faults.collect():
         bundle = open_bundle(model)
         with faults.collect():
             chosen_classes(bundle.legend, only)
         with faults.collect():
             choose_threshold(bundle, threshold)
-        choose_window(bundle, window, margin)
+        if not odd and (core := choose_window(bundle, window, margin)[0]) % COARSEST:
+            warnings.warn(
+                f"--window {window}: cores of {core} pixels, less the margins, are no multiple of {COARSEST}, so the coarse cells of "
+                f"the network lie differently in each window; seams may show",
+                MismatchWarning,
+                stacklevel=2,
+            )
     with faults.collect():
         if dask is not None and (device != "auto" or check_seams):
             option = "--check-seams" if check_seams else f"--device {device}"
@@ -211,10 +255,11 @@ def predict(
     access = Access(remote=allow_remote, vrt=allow_vrt)
     found = preflight_scenes(inputs, stack=stack, access=access, faults=faults)
     for scene in found:
-        targets = [Path(out) / name for name in _names(scene, options).values()]
+        targets = [Path(out) / name for name in all_names(scene.name)]
         with faults.collect():
             refuse_inputs(targets, scene.paths)
-            refuse_existing(targets, overwrite)
+            # Where a run goes on, the map of a scene may be whole.
+            refuse_existing(targets, overwrite or (resume and _run_file(scene, Path(out)).exists()))
         if area is not None:
             with faults.collect():
                 area.near(scene)
@@ -242,7 +287,16 @@ def predict(
             overwrite, progress,
         )  # fmt: skip
         maps = [_Map.plan(scene, match_model(scene, bundle.image, bands), run) for scene in found]
-        return _predict_on_cluster(maps, dask, run) if dask is not None else _predict_here(maps, run)
+        earlier = [_find_earlier(plan, run, faults) for plan in maps]
+        faults.raise_any()
+        whole = [prediction for prediction in earlier if prediction]
+        todo = [plan for plan, prediction in zip(maps, earlier, strict=True) if prediction is None]
+        try:
+            made = _predict_on_cluster(todo, dask, run) if dask is not None else _predict_here(todo, run)
+        except SomeScenesError as some:
+            raise SomeScenesError([*whole, *some.made], some.failed) from None
+        order = {prediction.path: prediction for prediction in [*whole, *made]}
+        return [order[run.out / plan.names["classes"]] for plan in maps]
 
 
 @dataclass(frozen=True)
@@ -265,12 +319,38 @@ class _Map:
         )  # fmt: skip
         return cls(scene, names, layers, job)
 
+    def digest(self, options: _Options) -> str:
+        """Of all that the map depends on, to tell whether another one is the same."""
+        shapes = (options.polygons, options.only, options.simplify, options.connectivity)
+        return hashlib.sha256(json.dumps([self.job.plan(), *shapes]).encode()).hexdigest()
+
     @contextmanager
     def begun(self, run: _Run) -> Iterator[None]:
         """Begin the strips, or take up finished ones, and keep these when the block fails."""
         self.job.strips.begin(self.job.plan(), resume=run.resume, overwrite=run.overwrite)
         with self.job.strips.kept(self.job.layout.rows):
             yield
+
+
+def _run_file(scene: Scene, out: Path) -> Path:
+    return out / file_names(scene.name, confidence=False, probabilities=False, polygons=False)["run"]
+
+
+def _find_earlier(plan: _Map, run: _Run, faults: Faults) -> ScenePrediction | None:
+    """The whole map that an earlier run has made to the same plan, where this one goes on."""
+    path = _run_file(plan.scene, run.out)
+    if not (run.resume and path.exists()):
+        return None
+    with faults.collect():
+        facts = read_json(path, newest=_FORMAT, what="the run file of a map")
+        if facts.get("plan_sha256") == plan.digest(run.options):
+            outputs = {kind: run.out / name for kind, name in plan.names.items()}
+            return ScenePrediction(outputs["classes"], outputs, tuple(facts["classes"]), facts)
+        if not run.overwrite:
+            raise OutputExistsError(
+                f"{path}: the map of another model, scene or option is there; choose another --out or allow it with --overwrite"
+            )
+    return None
 
 
 def _predict_here(maps: Sequence[_Map], run: _Run) -> list[ScenePrediction]:
@@ -280,8 +360,12 @@ def _predict_here(maps: Sequence[_Map], run: _Run) -> list[ScenePrediction]:
         began, layout = time.monotonic(), plan.job.layout
         try:
             with plan.begun(run):
-                check = SeamCheck(create_merger(layout), layout, run.predictors[0]) if run.options.check_seams else None
-                predict_strips(plan.job, run.predictors, plan.job.missing(), check=check, progress=run.progress)
+                missing, check = plan.job.missing(), None
+                if run.options.check_seams:
+                    check = SeamCheck(
+                        create_merger(layout), layout, run.predictors[0], whole=len(missing) == layout.rows
+                    )
+                predict_strips(plan.job, run.predictors, missing, check=check, progress=run.progress)
                 made.append(_publish(plan, run, began, check))
         except GeosegError as error:
             if len(maps) == 1:
@@ -329,9 +413,7 @@ def _publish(plan: _Map, run: _Run, began: float, check: SeamCheck | None = None
     clock = [began, time.monotonic()]
     scene, names, strips = plan.scene, plan.names, plan.job.strips
     options, legend, out, balance = run.options, run.bundle.legend, run.out, None
-    with stage_occupied(
-        out, last=names["run"], replaces=[*names.values(), *sidecar_names(names)], overwrite=run.overwrite
-    ) as staging:
+    with stage_occupied(out, last=names["run"], replaces=all_names(scene.name), overwrite=run.overwrite) as staging:
         for layer in plan.layers:
             strips.join(layer, staging / names[layer.kind])
         clock.append(time.monotonic())
@@ -344,9 +426,17 @@ def _publish(plan: _Map, run: _Run, began: float, check: SeamCheck | None = None
         write_styles(legend, staging, names)
         write_map_project(scene, plan.job.sources, run.bundle, layer_style(legend, options.only), out, staging, names)
         clock.append(time.monotonic())
+        classes = class_totals(scene, legend, strips)
+        if not any(entry["pixels"] for entry in classes):
+            warnings.warn(
+                f"{scene.path}: no pixel holds data{' inside the --aoi' if run.area else ''}; the map is empty",
+                DataWarning,
+                stacklevel=2,
+            )
         facts = {
             **_circumstances(plan.job, run),
-            "classes": class_totals(scene, legend, strips),
+            "plan_sha256": plan.digest(options),
+            "classes": classes,
             "seams": check.facts() if check else None,
             "polygons": balance,
             "seconds": _seconds(run.loading, clock),
@@ -387,5 +477,6 @@ def _seconds(loading: float, clock: Sequence[float]) -> dict[str, float]:
         "load": round(loading, 2),
         "map": round(mapped - begun, 2),
         "join": round(joined - mapped, 2),
+        "polygons": round(ended - joined, 2),
         "all": round(ended - begun + loading, 2),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geoseg.errors import Faults, MismatchError, MismatchWarning, RasterError
+from geoseg.errors import DataWarning, Faults, MismatchError, MismatchWarning, RasterError
 from geoseg.remote import LOCAL, Access
 from geoseg.scenes import Scene, find_scenes
 from geoseg.spec import ImageSpec
@@ -29,6 +29,14 @@ def preflight_scenes(
     for scene in scenes:
         with faults.collect():
             _ = scene.pixel_size_m  # a CRS without a place on the earth shows here
+            _, bottom, _, top = scene.bounds
+            if scene.crs and scene.crs.is_geographic and not -91 < bottom <= top < 91:
+                warnings.warn(
+                    f"{scene.path}: latitudes from {bottom:g} to {top:g} found, so the CRS is not that of the coordinates and "
+                    f"no area can be told; set the right one with: gdal_edit.py -a_srs",
+                    DataWarning,
+                    stacklevel=3,
+                )
     return scenes
 
 
@@ -48,11 +56,15 @@ def choose_bands(scene: Scene, bands: str | Sequence[int | str] | None) -> tuple
         elif text.isdecimal() and 1 <= int(text) <= len(scene.band_names):
             chosen.append(int(text))
         else:
-            known = ", ".join(f"{number} {name}" for number, name in enumerate(scene.band_names, 1))
-            raise RasterError(f"{scene.path}: no one band '{text}'; bands found: {known}")
+            raise RasterError(f"{scene.path}: no one band '{text}'; bands found: {numbered_bands(scene)}")
     if not chosen or len(set(chosen)) < len(chosen):
         raise RasterError(f"{scene.path}: --bands {bands}: name each band once, such as 4,3,2")
     return tuple(chosen)
+
+
+def numbered_bands(scene: Scene) -> str:
+    """The scene's bands, for messages."""
+    return ", ".join(f"{number} {name}" for number, name in enumerate(scene.band_names, 1))
 
 
 def alike_bands(scenes: Sequence[Scene], bands: str | Sequence[int | str] | None, faults: Faults) -> tuple[int, ...]:
@@ -112,9 +124,13 @@ def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str]
     else:
         sources = tuple(range(1, count + 1))
     if len(sources) != len(image.bands):
-        needed = ", ".join(image.names)
+        found = f"{count} bands found" if bands is None else f"{len(sources)} of {count} bands chosen"
+        way_out = "name as many, in its order, with --bands"
+        if count < len(image.bands):
+            way_out = "use a scene that has them, or with --stack a folder of single-band files"
         raise MismatchError(
-            f"{scene.path}: {len(sources)} bands found, the model takes {len(image.bands)} ({needed}); choose them with --bands"
+            f"{scene.path}: {found} ({numbered_bands(scene)}), the model takes {len(image.bands)} ({', '.join(image.names)}); "
+            f"{way_out}"
         )
     _match_dtypes(scene, image, sources)
     _match_pixel_size(scene, image)

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from geoseg.models import class_logits, mirror
 
+COARSEST = 32
+"""Side in pixels of the coarsest cells of any network. These lie alike in all windows, if cores are whole multiples of it."""
+
 MARGINS = (32, 64, 96, 128, 192)
-"""The margins that are tried: multiples of every network's stride, so that its coarse cells lie alike in all windows."""
+"""The margins that are tried."""
 
 NEXT_TO_NOTHING = 0.002
 """The share of a border that may change its class for want of what lies further off than a margin that is enough."""

@@ -25,12 +25,13 @@ class SeamCheck:
         merger: does the work.
         layout: of the windows.
         predictor: chooses the classes.
+        whole: whether all windows of a scene will come.
     """
 
     inside = slice(None), slice(None)
 
-    def __init__(self, merger: Merger, layout: Layout, predictor: Predictor) -> None:
-        self._merger, self._predictor = merger, predictor
+    def __init__(self, merger: Merger, layout: Layout, predictor: Predictor, *, whole: bool = True) -> None:
+        self._merger, self._predictor, self._whole = merger, predictor, whole
         self.looks_back = merger.looks_back
         self._width = min(_WIDTH, layout.margin)
         # What windows have said along the borders to the neighbours that are still to come, by where it lies.
@@ -67,6 +68,10 @@ class SeamCheck:
         self._differing += int((one != other)[told].sum())
 
     def facts(self) -> dict[str, Any]:
-        """For the run file: pixels within `width` of a border between windows, and how many of them differ in class."""
+        """For the run file: pixels within `width` of a border between windows, and how many of them differ in class.
+
+        They are not of the whole scene where a run has gone on with strips that an earlier one had finished.
+        """
         share = self._differing / self._compared if self._compared else None
-        return {"width": self._width, "compared": self._compared, "differing": self._differing, "share": share}
+        return {"width": self._width, "compared": self._compared, "differing": self._differing, "share": share,
+                "whole": self._whole}  # fmt: skip

@@ -101,6 +101,7 @@ class Strips:
                         f"{kept}, of another {', '.join(other)}; start anew with --overwrite, or go on as it was begun"
                     )
                 self._drop_unfinished()
+                self._drop_damaged()
                 return
             if not overwrite:
                 raise OutputExistsError(f"{kept}; go on with --resume, or start anew with --overwrite")
@@ -114,6 +115,17 @@ class Strips:
         for path in self.folder.glob("strip_*.tif"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+    def _drop_damaged(self) -> None:
+        """Take away finished strips that cannot be read back, as after a power cut; they are made again."""
+        for number, document in self.finished().items():
+            files = {kind: self.folder / name for kind, name in document["files"].items()}
+            try:
+                for kind, path in files.items():
+                    verify(path, document["checksums"][kind])
+            except DiskError:
+                for path in (self.folder / f"strip_{number:06}.json", *files.values()):
+                    path.unlink(missing_ok=True)
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """What is known of each finished strip, by its number."""

@@ -28,6 +28,14 @@ from geoseg.styles import polygon_style
 _BLOCK = 2048
 
 
+def refuse_odd_outlines(simplify: float, connectivity: int) -> None:
+    """Raise `InputError` for outlines that cannot be drawn."""
+    if not (isinstance(simplify, int | float) and 0 <= simplify < math.inf) or connectivity not in (4, 8):
+        raise InputError(
+            f"--simplify {simplify} --connectivity {connectivity}: 0 pixels or more, and 4 or 8, are possible"
+        )
+
+
 def chosen_classes(legend: Legend, only: str | Sequence[str | int] | None) -> tuple[int, ...]:
     """Class indices to make polygons of, in the legend's order.
 
@@ -158,10 +166,6 @@ def polygonize_raster(
     Raises:
         GeosegError: the rasters cannot be used together, an option is out of range, or the disk is full.
     """
-    if not 0 <= simplify < math.inf or connectivity not in (4, 8):
-        raise InputError(
-            f"simplify {simplify}, connectivity {connectivity}: 0 pixels or more, and 4 or 8, are possible"
-        )
     chosen = chosen_classes(legend, only)
     stage = f"polygons {Path(classes).stem}"
     scene = describe_scene(classes)

@@ -20,9 +20,11 @@ import geoseg
 from geoseg.bundle import open_bundle, write_bundle
 from geoseg.engines import OpenVinoEngine
 from geoseg.errors import (
+    DataWarning,
     DiskError,
     GeosegError,
     InputError,
+    MismatchWarning,
     OutputExistsError,
     PreflightError,
     RasterError,
@@ -100,7 +102,7 @@ def test_finished_strips_outlive_an_error_which_says_so(world):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [({"margin": 8}, "of another grid"), ({"tta": "flips"}, "of another tta"),
+    ("change", "words"), [({"margin": 8, "window": 80}, "of another grid"), ({"tta": "flips"}, "of another tta"),
                           ({"precision": "bf16"}, "of another precision")]
 )  # fmt: skip
 def test_what_was_begun_otherwise_is_not_taken_up(world, change, words):
@@ -238,10 +240,12 @@ def test_a_scene_that_fails_does_not_keep_the_others_from_their_maps(world, writ
 
 def test_seams_are_measured(world):
     facts = {}
-    for blend, margin in (("crop", 0), ("crop", 4), ("crop", 32), ("hann", 32)):
+    for blend, margin in (("crop", 4), ("crop", 32), ("hann", 32)):
         options = {"blend": blend, "margin": margin, "window": 64 + 2 * margin, "check_seams": True}
         facts[blend, margin] = predict(world, f"{blend}{margin}", **options)[0].facts["seams"]
-    assert facts["crop", 0] == {"width": 0, "compared": 0, "differing": 0, "share": None}
+    with pytest.raises(InputError, match="--check-seams True: a --margin of 1 or more is needed"):
+        predict(world, "none", margin=0, check_seams=True)
+    assert facts["crop", 4]["whole"]
     assert facts["crop", 4]["width"] == 4
     # All borders between windows, but for the hole: 3 of 300 rows and 4 of 250 columns, 8 on each side; crossings twice.
     assert 0.7 * 16 * (3 * 300 + 4 * 250) < facts["crop", 32]["compared"] <= 16 * (3 * 300 + 4 * 250)
@@ -266,7 +270,7 @@ def test_the_margin_is_what_the_model_says_and_a_network_that_looks_far_is_blend
         )
     assert "larger than two margins" in str(caught.value)
     with pytest.raises(InputError, match="half a core"):
-        predict(world, "out", window=96, margin=30, blend="hann")
+        predict(world, "out", window=92, margin=30, blend="hann")
 
 
 @pytest.mark.parametrize(
@@ -295,3 +299,104 @@ def test_an_engine_that_was_made_ready_meets_no_other_size_of_batch(world, monke
     )
     predict(world, "out", engine="openvino", batch_size=3)  # rows of four windows
     assert {shape[0] for shape in shapes} == {2}
+
+
+# --- several scenes, and what an earlier run has left
+
+
+def test_a_run_over_several_scenes_goes_on_where_it_was_stopped(world):
+    for name in ("b", "c"):
+        (world / f"{name}.tif").write_bytes((world / "scene.tif").read_bytes())
+    scenes = [world / f"{name}.tif" for name in ("scene", "b", "c")]
+    options = {"model": world / "model", "out": world / "cut", **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        geoseg.predict(scenes, **options, progress=StopAfterScene("predict b", 11))
+    stages = []
+    made = geoseg.predict(scenes, **options, resume=True, progress=lambda stage, done, *_: stages.append((stage, done)))
+    assert [map_.path.name for map_ in made] == ["scene_classes.tif", "b_classes.tif", "c_classes.tif"]
+    assert "predict scene" not in dict(stages)  # its map is whole
+    assert min(done for stage, done in stages if stage == "predict b") > 4
+    assert [map_.outputs["classes"].read_bytes() for map_ in made] == [made[0].outputs["classes"].read_bytes()] * 3
+    assert made[0].facts["classes"] == made[2].facts["classes"]
+
+
+class StopAfterScene(StopAfter):
+    """A progress that stops the run in one stage."""
+
+    def __init__(self, stage: str, windows: int):
+        super().__init__(windows, KeyboardInterrupt())
+        self.stage = stage
+
+    def __call__(self, stage, done, total, note=""):
+        if stage == self.stage:
+            super().__call__(stage, done, total, note)
+
+
+def test_a_whole_map_made_otherwise_is_neither_kept_nor_replaced_unasked(world):
+    predict(world, "out")
+    before = (world / "out" / "scene_classes.tif").read_bytes()
+    with pytest.raises(OutputExistsError, match=r"scene_run\.json: the map of another model, scene or option"):
+        predict(world, "out", resume=True, tta="flips")
+    assert (world / "out" / "scene_classes.tif").read_bytes() == before
+    assert predict(world, "out", resume=True, overwrite=True, tta="flips")[0].facts["options"]["tta"] == "flips"
+
+
+def test_no_file_of_an_earlier_map_stays_beside_the_new_one(world):
+    predict(world, "out", polygons=True)
+    geoseg.predict(
+        world / "scene.tif", model=world / "model", out=world / "out", overwrite=True, confidence=False, polygons=False
+    )
+    names = {path.name for path in (world / "out").iterdir() if not path.name.startswith(".")}
+    assert names == {
+        "scene_classes.tif", "scene_classes.qml", "scene_classes.tif.aux.xml", "scene.qgz", "scene_run.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "altered"])
+def test_a_damaged_strip_is_made_again(world, damage):
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "cut", progress=StopAfter(16, KeyboardInterrupt()))
+    strip = min((world / "cut" / ".scene.strips").glob("strip_000000_classes_*.tif"))
+    data = bytearray(strip.read_bytes())
+    match damage:
+        case "cut":
+            strip.write_bytes(data[: len(data) // 2])
+        case "empty":
+            strip.write_bytes(b"")
+        case "gone":
+            strip.unlink()
+        case "altered":
+            with rasterio.open(strip, "r+") as raster:
+                raster.write(np.full((1, 9, 9), 1, np.uint8), [1], window=((0, 9), (0, 9)))
+                raster.write(np.full((1, 9, 9), 2, np.uint8), [1], window=((9, 18), (0, 9)))
+    assert predict(world, "cut", resume=True)[1] == predict(world, "whole")[1]
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [({"engine": "OpenVINO"}, "--engine OpenVINO: known are torch, openvino"),
+     ({"blend": "Hann"}, "--blend Hann: known are auto, crop, hann"),
+     ({"tta": "x"}, "--tta x: known are"), ({"window": "auto"}, "--window auto: 1 or more"),
+     ({"batch_size": 0}, "--batch-size 0: 1 or more"), ({"batch_size": -3}, "--batch-size -3: 1 or more"),
+     ({"batch_size": 1.5}, "--batch-size 1.5"), ({"margin": -1}, "--margin -1: 0 or more"),
+     ({"simplify": -1}, "--simplify -1"), ({"simplify": "a"}, "--simplify a"), ({"simplify": float("nan")}, "--simplify nan"),
+     ({"precision": "int8"}, "--precision int8: known are"), ({"margin": 1000, "window": 2032}, "--margin 1000 is more than")]
+)  # fmt: skip
+def test_odd_options_are_refused_before_anything_is_done(world, option, words):
+    with pytest.raises(GeosegError, match=words):
+        predict(world, "out", **option)
+    assert not (world / "out").exists()
+
+
+def test_cores_that_are_no_multiple_of_the_coarsest_cells_are_warned_of(world):
+    with pytest.warns(MismatchWarning, match="cores of 72 pixels, less the margins, are no multiple of 32"):
+        predict(world, "out", window=104)
+
+
+def test_a_map_without_a_pixel_is_warned_of(world, write_scene):
+    write_scene("empty.tif", np.zeros((3, 90, 90), np.uint8), nodata=0)
+    with pytest.warns(DataWarning, match=r"empty\.tif: no pixel holds data; the map is empty"):
+        predict(world, "out", "empty.tif")

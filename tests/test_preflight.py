@@ -200,17 +200,24 @@ def test_bands_are_found_by_name_number_or_order(make):
 
 def test_bands_that_cannot_be_told_are_refused(make):
     named = model(["nir", "red"], [4, 3], 4)
-    with pytest.raises(MismatchError, match=r"a\.tif: 3 bands found, the model takes 2 \(nir, red\).*--bands"):
+    with pytest.raises(
+        MismatchError, match=r"a\.tif: 3 bands found \(1 red, 2 x, 3 y\), the model takes 2 \(nir, red\).*--bands"
+    ):
         match_model(make("a.tif", 3, ["red", "x", "y"]), named)
-    with pytest.raises(MismatchError, match="1 bands found, the model takes 2"):
+    with pytest.raises(MismatchError, match=r"1 of 4 bands chosen \(.*\), the model takes 2.*--bands"):
         match_model(make("b.tif", 4), named, "4")
+
+
+def test_a_scene_of_fewer_bands_is_not_told_to_choose(make):
+    with pytest.raises(MismatchError, match=r"1 bands found.*--stack a folder of single-band files"):
+        match_model(make("one.tif", 1), model(["nir", "red"], [4, 3], 4))
 
 
 def test_made_up_names_tell_nothing(make):
     """`band_1` to `band_3` stand in any scene of four bands that has no names."""
     plain = model(["band_1", "band_2", "band_3"], [1, 2, 3], 3)
     assert match_model(make("a.tif", 3), plain) == (1, 2, 3)
-    with pytest.raises(MismatchError, match="4 bands found, the model takes 3"):
+    with pytest.raises(MismatchError, match=r"4 bands found \(.*\), the model takes 3"):
         match_model(make("b.tif", 4), plain)
 
 
