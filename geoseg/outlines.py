@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from affine import Affine
-from rasterio.features import shapes
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Coverage:
         ring_arcs: the arcs around each ring, in order; `~arc` is one that is walked backwards.
         rings: (rings + 1,) where each ring begins in `ring_arcs`.
         pieces: (pieces + 1,) where each piece begins in `rings`: its exterior, then its holes.
-        classes: (pieces,) uint8 class index, 255 for nodata. Pieces are in the order of their first pixels.
+        classes: (pieces,) uint8 class index, 255 for nodata.
     """
 
     vertices: np.ndarray
@@ -49,150 +48,54 @@ class Coverage:
         coordinates = np.column_stack((t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f))
         ends = np.append(0, np.cumsum(np.add.reduceat(counts, self.rings[:-1])))
         polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coordinates, (ends, self.pieces))
-        # Where a ring begins and which hole comes first is up to GDAL; now it follows from the shape.
         return shapely.orient_polygons(shapely.normalize(polygons))
 
-    def ring_areas(self, kept: np.ndarray | None = None) -> np.ndarray:
-        """Twice the area in pixels of each ring, negative for holes; of its `kept` vertices only, if given."""
-        index = np.arange(len(self.vertices)) if kept is None else np.flatnonzero(kept)
-        (col, row), (next_col, next_row) = self.vertices[index].T, self.vertices[np.roll(index, -1)].T
-        return self._around(next_col * row - col * next_row, np.searchsorted(index, self.arcs))
-
-    def pixels(self) -> np.ndarray:
-        """Pixels of each piece; its area, if it is simplified."""
-        return np.add.reduceat(self.ring_areas(), self.pieces[:-1]) / 2
-
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """Sum of a raster (rows, cols) over each piece; the outlines must be those of the pixels.
-
-        They tell it alone (Green's theorem): from the sum over all that lies left of the right-hand edges, the sum over
-        all that lies left of the left-hand edges is taken off.
-        """
-        table = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.result_type(values.dtype, np.int64))
-        np.cumsum(np.cumsum(values, axis=0, dtype=table.dtype), axis=1, out=table[1:, 1:])
+    def areas(self) -> np.ndarray:
+        """Area of each piece, in pixels."""
         (col, row), (next_col, next_row) = self.vertices.T, np.roll(self.vertices, -1, axis=0).T
-        edges = np.where(col == next_col, table[row, col] - table[next_row, next_col], 0)
-        return np.add.reduceat(self._around(edges, self.arcs), self.pieces[:-1])
+        doubled = next_col * row - col * next_row
+        doubled[self.arcs[1:] - 1] = 0  # no edge, but the way from the end of one arc to the start of the next
+        per_arc = np.add.reduceat(doubled, self.arcs[:-1])
+        around = np.where(self.ring_arcs < 0, -per_arc[~self.ring_arcs], per_arc[self.ring_arcs])
+        return np.add.reduceat(around, self.rings[self.pieces[:-1]]) / 2
 
-    def _around(self, edges: np.ndarray, arcs: np.ndarray) -> np.ndarray:
-        """Add up around each ring what is given per edge, with the other sign where an arc is walked backwards."""
-        edges[arcs[1:] - 1] = 0  # no edge, but the way from the end of one arc to the start of the next
-        per_arc = np.add.reduceat(edges, arcs[:-1])
-        signed = np.where(self.ring_arcs < 0, -per_arc[~self.ring_arcs], per_arc[self.ring_arcs])
-        return np.add.reduceat(signed, self.rings[:-1])
+    def lines(self) -> tuple[np.ndarray, np.ndarray]:
+        """From vertex to vertex: column and row, twice, (lines, 4) int64; and the arc of each, (lines,)."""
+        lines = np.column_stack((self.vertices[:-1], self.vertices[1:]))
+        arc = np.repeat(np.arange(len(self.arcs) - 1), np.diff(self.arcs))
+        inside = arc[:-1] == arc[1:]
+        return lines[inside], arc[:-1][inside]
 
-    def join_diagonals(self) -> np.ndarray:
-        """For each piece, the first of those that it is joined to where pixels of its class touch at corners."""
-        start = np.where(self.ring_arcs < 0, self.arcs[~self.ring_arcs + 1] - 1, self.arcs[self.ring_arcs])
-        col, row = self.vertices[start].T
-        piece = np.repeat(np.arange(len(self.classes)), np.diff(self.rings[self.pieces]))
-        # Of the pixels around a node, two of one class are diagonal to each other, or of one piece anyway.
-        meeting = np.column_stack((row, col, self.classes[piece]))
-        order = np.lexsort(meeting.T)
-        same = (meeting[order[1:]] == meeting[order[:-1]]).all(axis=1)
-        one, other = piece[order[1:][same]], piece[order[:-1][same]]
-        first = np.arange(len(self.classes))
-        while (first[one] != first[other]).any():
-            lowest = np.minimum(first[one], first[other])
-            np.minimum.at(first, first[one], lowest)
-            np.minimum.at(first, first[other], lowest)
-            first = first[first]
-        return first
+    def with_arcs(self, chosen: np.ndarray) -> np.ndarray:
+        """Which pieces have one of the chosen arcs, (pieces,) bool."""
+        arc = np.maximum(self.ring_arcs, ~self.ring_arcs)
+        return np.add.reduceat(np.isin(arc, chosen), self.rings[self.pieces[:-1]]) > 0
 
 
-def trace(indices: np.ndarray) -> Coverage:
-    """Outline every piece of a class raster along the pixel edges.
+def meeting(lines: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of some lines (n, 4) meet another one, or one of the others (m, 4), elsewhere than at a common end.
 
-    Args:
-        indices: (rows, cols) uint8; every value counts as a class, nodata (255) too.
+    Among the lines themselves, two that are the same meet; one of the others that is the same is the line itself.
     """
-    traced = []
-    for geometry, value in shapes(indices, connectivity=4):
-        rings = [np.array(ring[:-1], np.int64) for ring in geometry["coordinates"]]
-        col, row = rings[0][np.lexsort(rings[0].T)[0]]
-        traced.append(((row, col), int(value), rings))
-    traced.sort(key=lambda piece: piece[0])
-    nodes = _nodes(indices)
-    corners = [ring for _, _, rings in traced for ring in rings]
-    points, counts = _insert_nodes(np.concatenate(corners), np.array([len(ring) for ring in corners]), nodes)
-    return Coverage(
-        *_cut(points, counts, nodes),
-        pieces=np.cumsum([0, *(len(rings) for _, _, rings in traced)]),
-        classes=np.array([value for _, value, _ in traced], np.uint8),
-    )
+    every = np.concatenate((lines, others))
+    tree = shapely.STRtree(shapely.linestrings(every.reshape(-1, 2, 2)))
+    one, other = tree.query(tree.geometries[: len(lines)])
+    same = (every[one] == every[other]).all(axis=1)
+    apart = (one != other) & ~(same & (other >= len(lines)))
+    one, other, same = one[apart], other[apart], same[apart]
+    (a, b), (c, d) = (every[which].reshape(-1, 2, 2).swapaxes(0, 1) for which in (one, other))
+    # The boxes touch, and all numbers are whole: this is exact.
+    disjoint = (_turn(a, b, c) * _turn(a, b, d) > 0) | (_turn(c, d, a) * _turn(c, d, b) > 0)
+    joined = np.any([(end == other_end).all(axis=1) for end in (a, b) for other_end in (c, d)], axis=0)
+    found = np.zeros(len(every), bool)
+    found[one[same | ~(disjoint | joined)]] = True
+    return found[: len(lines)]
 
 
-def _nodes(indices: np.ndarray) -> np.ndarray:
-    """Which pixel corners (rows + 1, cols + 1) end arcs: where three or four borders meet, and the raster's corners."""
-    padded = np.pad(indices.astype(np.int16), 1, constant_values=-1)
-    upper_left, upper_right, lower_left, lower_right = (
-        padded[:-1, :-1],
-        padded[:-1, 1:],
-        padded[1:, :-1],
-        padded[1:, 1:],
-    )
-    borders = (upper_left != upper_right).astype(np.uint8)
-    for one, other in ((upper_right, lower_right), (lower_right, lower_left), (lower_left, upper_left)):
-        borders += one != other
-    nodes = borders > 2
-    nodes[[0, 0, -1, -1], [0, -1, 0, -1]] = True
-    return nodes
-
-
-def _insert_nodes(corners: np.ndarray, counts: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rings, one after another, with a vertex at each node they pass; and their vertex counts.
-
-    GDAL leaves a node out where the ring runs straight through it. The polygons on the two sides of a border then have
-    different vertices, and are no valid coverage.
-    """
-    ends = np.cumsum(counts)
-    following = np.arange(1, len(corners) + 1)
-    following[ends - 1] = ends - counts
-    step = corners[following] - corners
-    lengths = np.abs(step).sum(axis=1)
-    corner = np.repeat(np.arange(len(corners)), lengths)
-    along = ragged(np.zeros_like(lengths), lengths)
-    points = corners[corner] + np.sign(step)[corner] * along[:, None]
-    chosen = (along == 0) | nodes[points[:, 1], points[:, 0]]
-    ring = np.repeat(np.arange(len(counts)), counts)[corner[chosen]]
-    return points[chosen], np.bincount(ring)
-
-
-def _cut(
-    points: np.ndarray, counts: np.ndarray, nodes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cut rings at the nodes and keep each arc once: `vertices`, `arcs`, `ring_arcs` and `rings` of a coverage."""
-    starts = np.cumsum(counts) - counts
-    ring = np.repeat(np.arange(len(counts)), counts)
-    key = points[:, 1] * nodes.shape[1] + points[:, 0]
-    at_node = nodes[points[:, 1], points[:, 0]]
-    # A ring without a node is cut at its first corner, which is also that of the ring on its other side.
-    at_node |= (key == np.minimum.reduceat(key, starts)[ring]) & ~np.logical_or.reduceat(at_node, starts)[ring]
-
-    cut = np.flatnonzero(at_node)
-    ring = ring[cut]
-    rings = np.append(0, np.cumsum(np.bincount(ring)))
-    next_cut = np.append(cut[1:], 0)
-    next_cut[rings[1:] - 1] = cut[rings[:-1]] + counts  # the last arc of a ring ends where the first begins
-    lengths = next_cut - cut
-
-    def vertex(arc: np.ndarray, along: np.ndarray) -> np.ndarray:
-        start, count = starts[ring[arc]], counts[ring[arc]]
-        return start + (cut[arc] - start + along) % count
-
-    def edge_key(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return key[one] * 5 + (points[other] - points[one]).clip(-1, 1) @ (1, 2) + 2
-
-    # An arc is known by its first pixel edge, seen from that end where the number of this edge is lower.
-    every, zero = np.arange(len(cut)), np.zeros_like(cut)
-    ahead = edge_key(vertex(every, zero), vertex(every, zero + 1))
-    behind = edge_key(vertex(every, lengths), vertex(every, lengths - 1))
-    forwards = ahead < behind
-    _, chosen, arc = np.unique(np.minimum(ahead, behind), return_index=True, return_inverse=True)
-    sizes = lengths[chosen] + 1
-    which, along = np.repeat(chosen, sizes), ragged(np.zeros_like(sizes), sizes)
-    along = np.where(forwards[which], along, lengths[which] - along)
-    return points[vertex(which, along)], np.append(0, np.cumsum(sizes)), np.where(forwards, arc, ~arc), rings
+def _turn(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """On which side of the line p-q the point r lies: -1, 0 or 1."""
+    (x, y), (u, v) = (q - p).T, (r - p).T
+    return np.sign(x * v - y * u)
 
 
 def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

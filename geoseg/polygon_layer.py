@@ -6,27 +6,29 @@ import importlib.util
 import os
 import sqlite3
 import warnings
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyogrio
 import pyproj
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+from pyogrio.raw import open_arrow, write_arrow
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
 from geoseg.choices import Connectivity, Format
 from geoseg.errors import DiskError, InputError
 from geoseg.legend import Legend
-from geoseg.outlines import Coverage
 from geoseg.qgis import embed_style
+from geoseg.sweep import Finished
 
 LAYER = "polygons"
 """Name of the layer in the files written here."""
@@ -34,57 +36,51 @@ LAYER = "polygons"
 _SUFFIXES: dict[str, Format] = {
     ".gpkg": "gpkg", ".fgb": "fgb", ".geojson": "geojson", ".json": "geojson", ".parquet": "parquet",
 }  # fmt: skip
+_DRIVERS = {"fgb": "FlatGeobuf", "geojson": "GeoJSON"}
+_ROWS = 50_000
+"""Rows to gather before they are written: opening the file for each strip takes longer than writing it."""
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """A confidence raster.
+    """How a confidence raster stores shares as whole numbers.
 
     Attributes:
-        stored: (rows, cols) as in the file, 0 where not valid.
-        valid: (rows, cols) bool.
         scale: confidence from 0 to 1 is stored * scale + offset.
         offset: see `scale`.
     """
 
-    stored: np.ndarray
-    valid: np.ndarray
     scale: float
     offset: float
 
 
 def polygon_table(
-    traced: Coverage,
+    finished: Finished,
     polygons: np.ndarray,
     legend: Legend,
-    chosen: Sequence[int],
     *,
+    first_id: int = 1,
     connectivity: Connectivity,
     crs: CRS | None,
     confidence: Confidence | None = None,
 ) -> gpd.GeoDataFrame:
-    """A row per feature, in the order of their first pixels, with the columns of a polygon layer.
+    """A row per feature, with the columns of a polygon layer.
 
     Args:
-        traced: the pieces along the pixel edges.
+        finished: the features; with a confidence, pixels, stored values and valid pixels are summed up.
         polygons: a shapely polygon per piece, as they shall be written.
         legend: the classes.
-        chosen: class indices to keep.
-        connectivity: 4 for a polygon per piece, 8 for a multipolygon per group of pieces that touch at corners.
+        first_id: of the first feature.
+        connectivity: 4 for polygons, 8 for a multipolygon per feature.
         crs: of the polygons; None leaves areas and perimeters null.
-        confidence: per pixel.
+        confidence: how values are stored.
     """
-    kept = np.isin(traced.classes, chosen)
-    joined = traced.join_diagonals() if connectivity == 8 else np.arange(len(kept))
-    first_piece, feature = np.unique(joined[kept], return_inverse=True)
-
-    def total(per_piece: np.ndarray) -> np.ndarray:
-        return np.bincount(feature, per_piece, minlength=len(first_piece)).astype(float)  # int where there is none
-
-    area, perimeter = map(total, measure_ground(polygons[kept], crs))
-    classes = traced.classes[first_piece]
+    feature, start = finished.features, np.flatnonzero(np.diff(finished.features, prepend=-1))
+    area, perimeter = (np.add.reduceat(part, start) for part in measure_ground(polygons, crs))
+    sums = np.add.reduceat(finished.sums, start)
+    classes = finished.outlines.classes[start]
     columns = {
-        "id": np.arange(1, len(classes) + 1),
+        "id": np.arange(first_id, first_id + len(start)),
         "class_value": np.array(legend.values)[classes],
         "class_name": np.array(legend.names, object)[classes],
         "area_m2": area,
@@ -92,14 +88,11 @@ def polygon_table(
         "perimeter_m": perimeter,
     }
     if confidence is not None:
-        stored, count = (total(traced.sums(part)[kept]) for part in (confidence.stored, confidence.valid))
+        stored, count = sums[:, 1:].T
         mean = np.divide(stored, count, out=np.full(len(count), np.nan), where=count > 0)
         columns["confidence"] = mean * confidence.scale + confidence.offset
-    columns["pixels"] = total(traced.pixels()[kept]).astype(np.int64)
-    geometry = polygons[kept]
-    if connectivity == 8:
-        order = np.argsort(feature, kind="stable")
-        geometry = shapely.multipolygons(geometry[order], indices=feature[order])
+    columns["pixels"] = sums[:, 0]
+    geometry = polygons if connectivity == 4 else shapely.multipolygons(polygons, indices=feature)
     return gpd.GeoDataFrame(columns, geometry=geometry, crs=crs)
 
 
@@ -143,51 +136,103 @@ def find_format(path: Path, named: str | None = None) -> Format:
     return found
 
 
-def write_polygons(path: Path, table: gpd.GeoDataFrame, *, format: Format, style: str) -> None:
-    """Write a polygon layer and count what stands in the file.
+class LayerWriter:
+    """Writes a polygon layer table by table, and counts what stands in the file.
+
+    What comes is gathered in a GeoPackage, which alone can be added to; another format is made of it in the end, row by row.
 
     Args:
         path: a staged path.
-        table: may be empty.
         format: of the file; RFC 7946 wants GeoJSON in WGS 84, split at the antimeridian, so it is.
         style: QML, embedded in a GeoPackage. Beside a file of another format, the caller puts it as `<stem>.qml`.
+        multi: whether the geometries are multipolygons.
 
     Raises:
         DiskError: what stands on the disk is not what was written.
     """
-    # GDAL makes a folder of layers where a FlatGeobuf file has another suffix.
-    named = path.with_name(f"{path.stem}.{format}")
-    try:
-        if format == "parquet":
-            table.to_parquet(named, compression="zstd", schema_version="1.1.0", write_covering_bbox=True)
-        else:
-            _write_with_gdal(named, table, format)
-        if format == "gpkg":
-            embed_style(named, LAYER, style)
-        found = _count(named, format)
-        if found != len(table):
-            raise DiskError(f"{path.name}: {found} of {len(table)} polygons can be read back; is the disk full?")
-        os.replace(named, path)
-    except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error) as error:
-        raise DiskError(f"{path.name}: could not be written ({error}); is the disk full?") from error
-    finally:
-        if named != path:
-            named.unlink(missing_ok=True)
+
+    def __init__(self, path: Path, *, format: Format, style: str, multi: bool) -> None:
+        self._path, self._format, self._style = path, format, style
+        self._kind = "MultiPolygon" if multi else "Polygon"
+        # GDAL goes by the suffix, and makes a folder of layers where that of a FlatGeobuf file is another.
+        self._gathered = path.with_name(f".{path.name}.gpkg")
+        self._waiting: list[gpd.GeoDataFrame] = []
+        self._rows, self._begun = 0, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gathered.unlink(missing_ok=True)
+
+    def write(self, table: gpd.GeoDataFrame) -> None:
+        """Add rows; there may be none, so that the columns are known."""
+        self._waiting.append(table)
+        self._rows += len(table)
+        if sum(map(len, self._waiting)) >= _ROWS:
+            with self._writing():
+                self._flush()
+
+    def finish(self) -> None:
+        """Write what is left, and check what stands in the file."""
+        with self._writing():
+            self._flush()
+            self._check(self._gathered, "gpkg")
+            if self._format == "gpkg":
+                embed_style(self._gathered, LAYER, self._style)
+                os.replace(self._gathered, self._path)
+                return
+            made = self._path.with_name(f".{self._path.name}.{self._format}")
+            try:
+                (_make_parquet if self._format == "parquet" else _make_with_gdal)(self._gathered, made, self._format)
+                self._check(made, self._format)
+                os.replace(made, self._path)
+            finally:
+                made.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pd.concat([part for part in self._waiting if len(part)] or self._waiting[:1], ignore_index=True)
+            # GDAL before 3.9 warns of version 1.4.
+            options: dict[str, Any] = {"append": True} if self._begun else {"dataset_options": {"VERSION": "1.3"}}
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # a picture has none
+                pyogrio.write_dataframe(
+                    table, self._gathered, layer=LAYER, driver="GPKG", geometry_type=self._kind, **options
+                )
+            self._waiting, self._begun = [], True
+
+    def _check(self, path: Path, format: Format) -> None:
+        found = _count(path, format)
+        if found != self._rows:
+            raise DiskError(f"{self._path.name}: {found} of {self._rows} polygons can be read back; is the disk full?")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error) as error:
+            raise DiskError(f"{self._path.name}: could not be written ({error}); is the disk full?") from error
 
 
-def _write_with_gdal(path: Path, table: gpd.GeoDataFrame, format: Format) -> None:
-    by_format: dict[str, dict[str, Any]] = {
-        "gpkg": {"driver": "GPKG", "dataset_options": {"VERSION": "1.3"}},  # GDAL before 3.9 warns of 1.4
-        "fgb": {"driver": "FlatGeobuf"},
-        # 9 decimals are 0.1 mm; GDAL's own 7 would merge the vertices of a drone's pixels.
-        "geojson": {"driver": "GeoJSON", "layer_options": {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}},
-    }
-    multi = len(table) > 0 and (table.geom_type == "MultiPolygon").any()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # a picture has none
-        pyogrio.write_dataframe(
-            table, path, layer=LAYER, geometry_type="MultiPolygon" if multi else "Polygon", **by_format[format]
-        )
+def _make_with_gdal(gathered: Path, target: Path, format: Format) -> None:
+    """Copy a layer a few thousand rows at a time."""
+    # 9 decimals are 0.1 mm; GDAL's own 7 would merge the vertices of a drone's pixels.
+    options = {"RFC7946": "YES", "COORDINATE_PRECISION": "9"} if format == "geojson" else {}
+    with (
+        open_arrow(gathered, layer=LAYER, use_pyarrow=False, batch_size=8192) as (facts, rows),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+        write_arrow(
+            rows, target, layer=LAYER, driver=_DRIVERS[format], geometry_type=facts["geometry_type"],
+            geometry_name=facts["geometry_name"], crs=facts["crs"], layer_options=options,
+        )  # fmt: skip
+
+
+def _make_parquet(gathered: Path, target: Path, format: Format) -> None:
+    table = gpd.read_file(gathered, layer=LAYER)
+    table.to_parquet(target, compression="zstd", schema_version="1.1.0", write_covering_bbox=True)
 
 
 def _count(path: Path, format: Format) -> int:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.choices import Connectivity, Format
+from geoseg.class_rasters import find_legend
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.polygon_layer import find_format
 from geoseg.progress import Progress, silent
+from geoseg.raster import bounded_cache
 from geoseg.scenes import describe_scene
-from geoseg.vectorise import find_legend, layer_style, polygonize_raster, refuse_odd_outlines
+from geoseg.vectorise import layer_style, polygonize_raster, refuse_odd_outlines
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ def polygonize(
     refuse_odd_outlines(simplify, connectivity)
     refuse_inputs(targets, inputs)
     refuse_existing(targets, overwrite)
-    legend = find_legend(describe_scene(path))
-    qml = layer_style(legend, only)
-    with ExitStack() as stack:
+    with bounded_cache(), ExitStack() as stack:
+        legend = find_legend(describe_scene(path))
+        qml = layer_style(legend, only)
         partial = stack.enter_context(publish(out, overwrite=overwrite))
         if style in targets:
             beside = stack.enter_context(publish(style, overwrite=overwrite))

@@ -2,148 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import rasterio
-import torch
-
-import geoseg
-from geoseg.bundle import Bundle, open_bundle
+from geoseg.bundle import open_bundle
 from geoseg.choices import (
     Blend,
     Connectivity,
     Engine,
     Precision,
-    Rule,
     TestTimeAugmentation,
-    at_least,
-    one_of,
-    refuse_odd,
 )
 from geoseg.cluster import predict_on_cluster, refuse_unreachable
 from geoseg.devices import choose_devices, choose_precision, precision_name
 from geoseg.errors import (
-    DataWarning,
     Faults,
     GeosegError,
     InputError,
     MismatchWarning,
-    OutputExistsError,
     SomeScenesError,
 )
-from geoseg.files import occupy, read_json, refuse_existing, refuse_inputs, sha256, stage_occupied, write_json
-from geoseg.grid import Layout
+from geoseg.files import occupy, refuse_existing, refuse_inputs
 from geoseg.inference import read_probe
-from geoseg.mapping import MapJob, choose_batch_size, choose_layout, choose_window, predict_strips
-from geoseg.maps import all_names, class_totals, file_names, map_layers, write_map_project, write_styles
+from geoseg.mapping import choose_batch_size, choose_window, predict_strips
+from geoseg.maps import all_names
 from geoseg.merging import create_merger
-from geoseg.polygon_labels import Polygons, read_polygons
+from geoseg.polygon_labels import read_polygons
 from geoseg.predictor import Predictor, choose_threshold, create_predictors
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.reach import COARSEST
 from geoseg.remote import Access
-from geoseg.scenes import Scene
+from geoseg.scene_maps import MapOptions, MapRun, SceneMap, ScenePrediction, find_earlier, publish_map, run_file
 from geoseg.seams import SeamCheck
-from geoseg.strips import MapLayer, Strips
-from geoseg.vectorise import chosen_classes, layer_style, polygonize_raster, refuse_odd_outlines
-
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ScenePrediction:
-    """The map of one scene.
-
-    Attributes:
-        path: the class raster.
-        outputs: every file written, by kind.
-        classes: per class: name, value, pixels, share of the valid pixels, area_ha (None without a CRS).
-        facts: what stands in the run file.
-    """
-
-    path: Path
-    outputs: dict[str, Path]
-    classes: tuple[dict[str, Any], ...]
-    facts: dict[str, Any]
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        lines = [f"{self.path}"]
-        for entry in self.classes:
-            area = "" if entry["area_ha"] is None else f"{entry['area_ha']:>14,.1f} ha"
-            lines.append(f"  {entry['name']:<20} {100 * entry['share']:>6.1f} %{area}")
-        if "project" in self.outputs:
-            lines.append(f"  open in QGIS: {self.outputs['project']}")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What stands in the run file."""
-        return self.facts
-
-
-@dataclass(frozen=True)
-class _Options:
-    window: int | None
-    margin: int | None
-    blend: Blend
-    batch_size: int | None
-    tta: TestTimeAugmentation
-    engine: Engine
-    threshold: float | None
-    aoi: str | None
-    confidence: bool
-    probabilities: bool
-    polygons: bool
-    only: str | Sequence[str] | None
-    simplify: float
-    connectivity: Connectivity
-    check_seams: bool
-    dask: str | None
-
-    def refuse_odd(self, faults: Faults) -> None:
-        """Collect what is out of its range."""
-        rules = [
-            *(at_least(self, name, 1) for name in ("window", "batch_size")),
-            at_least(self, "margin", 0),
-            *(one_of(self, name, words) for name, words in (
-                ("blend", Blend), ("tta", TestTimeAugmentation), ("engine", Engine),
-            )),
-            Rule("check_seams", not self.check_seams or self.margin != 0, "a --margin of 1 or more is needed"),
-        ]  # fmt: skip
-        refuse_odd(self, rules, faults)
-        with faults.collect():
-            refuse_odd_outlines(self.simplify, self.connectivity)
-
-    def layout(self, scene: Scene, bundle: Bundle) -> Layout:
-        return choose_layout(scene, bundle, window=self.window, margin=self.margin, blend=self.blend)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What all scenes of one call share."""
-
-    bundle: Bundle
-    predictors: Sequence[Predictor]  # none where a cluster has them
-    precision: str
-    area: Polygons | None
-    out: Path
-    options: _Options
-    loading: float
-    resume: bool
-    overwrite: bool
-    progress: Progress
+from geoseg.vectorise import chosen_classes
 
 
 def predict(
@@ -222,7 +118,7 @@ def predict(
         SomeScenesError: some of several scenes failed; the others have their maps.
     """
     started = time.monotonic()
-    options = _Options(
+    options = MapOptions(
         window, margin, blend, batch_size, tta, engine, threshold, None if aoi is None else str(aoi), confidence,
         probabilities, polygons, only, simplify, connectivity, check_seams, dask,
     )  # fmt: skip
@@ -259,7 +155,7 @@ def predict(
         with faults.collect():
             refuse_inputs(targets, scene.paths)
             # Where a run goes on, the map of a scene may be whole.
-            refuse_existing(targets, overwrite or (resume and _run_file(scene, Path(out)).exists()))
+            refuse_existing(targets, overwrite or (resume and run_file(scene, Path(out)).exists()))
         if area is not None:
             with faults.collect():
                 area.near(scene)
@@ -282,78 +178,24 @@ def predict(
                 ),
             )  # fmt: skip
         dtype = predictors[0].dtype if predictors else choose_precision(devices[0], precision)
-        run = _Run(
+        run = MapRun(
             bundle, predictors, precision_name(dtype), area, Path(out), options, time.monotonic() - started, resume,
             overwrite, progress,
         )  # fmt: skip
-        maps = [_Map.plan(scene, match_model(scene, bundle.image, bands), run) for scene in found]
-        earlier = [_find_earlier(plan, run, faults) for plan in maps]
+        maps = [SceneMap.of(scene, match_model(scene, bundle.image, bands), run) for scene in found]
+        earlier = [find_earlier(plan, run, faults) for plan in maps]
         faults.raise_any()
         whole = [prediction for prediction in earlier if prediction]
         todo = [plan for plan, prediction in zip(maps, earlier, strict=True) if prediction is None]
         try:
-            made = _predict_on_cluster(todo, dask, run) if dask is not None else _predict_here(todo, run)
+            made = _predict_on_cluster(todo, dask, run) if dask is not None and todo else _predict_here(todo, run)
         except SomeScenesError as some:
             raise SomeScenesError([*whole, *some.made], some.failed) from None
         order = {prediction.path: prediction for prediction in [*whole, *made]}
         return [order[run.out / plan.names["classes"]] for plan in maps]
 
 
-@dataclass(frozen=True)
-class _Map:
-    """One scene's map: what it is to be made of, and its files."""
-
-    scene: Scene
-    names: dict[str, str]
-    layers: Sequence[MapLayer]
-    job: MapJob
-
-    @classmethod
-    def plan(cls, scene: Scene, sources: Sequence[int], run: _Run) -> _Map:
-        options, names = run.options, _names(scene, run.options)
-        layers = map_layers(run.bundle, names)
-        job = MapJob(
-            scene, tuple(sources), run.bundle, options.layout(scene, run.bundle), run.area,
-            Strips(run.out / f".{scene.name}.strips", scene, layers), options.tta, options.engine, run.precision,
-            choose_threshold(run.bundle, options.threshold), options.batch_size, options.probabilities,
-        )  # fmt: skip
-        return cls(scene, names, layers, job)
-
-    def digest(self, options: _Options) -> str:
-        """Of all that the map depends on, to tell whether another one is the same."""
-        shapes = (options.polygons, options.only, options.simplify, options.connectivity)
-        return hashlib.sha256(json.dumps([self.job.plan(), *shapes]).encode()).hexdigest()
-
-    @contextmanager
-    def begun(self, run: _Run) -> Iterator[None]:
-        """Begin the strips, or take up finished ones, and keep these when the block fails."""
-        self.job.strips.begin(self.job.plan(), resume=run.resume, overwrite=run.overwrite)
-        with self.job.strips.kept(self.job.layout.rows):
-            yield
-
-
-def _run_file(scene: Scene, out: Path) -> Path:
-    return out / file_names(scene.name, confidence=False, probabilities=False, polygons=False)["run"]
-
-
-def _find_earlier(plan: _Map, run: _Run, faults: Faults) -> ScenePrediction | None:
-    """The whole map that an earlier run has made to the same plan, where this one goes on."""
-    path = _run_file(plan.scene, run.out)
-    if not (run.resume and path.exists()):
-        return None
-    with faults.collect():
-        facts = read_json(path, newest=_FORMAT, what="the run file of a map")
-        if facts.get("plan_sha256") == plan.digest(run.options):
-            outputs = {kind: run.out / name for kind, name in plan.names.items()}
-            return ScenePrediction(outputs["classes"], outputs, tuple(facts["classes"]), facts)
-        if not run.overwrite:
-            raise OutputExistsError(
-                f"{path}: the map of another model, scene or option is there; choose another --out or allow it with --overwrite"
-            )
-    return None
-
-
-def _predict_here(maps: Sequence[_Map], run: _Run) -> list[ScenePrediction]:
+def _predict_here(maps: Sequence[SceneMap], run: MapRun) -> list[ScenePrediction]:
     """One after the other; a scene that fails does not keep the others from their maps."""
     made, failed = [], []
     for plan in maps:
@@ -366,7 +208,7 @@ def _predict_here(maps: Sequence[_Map], run: _Run) -> list[ScenePrediction]:
                         create_merger(layout), layout, run.predictors[0], whole=len(missing) == layout.rows
                     )
                 predict_strips(plan.job, run.predictors, missing, check=check, progress=run.progress)
-                made.append(_publish(plan, run, began, check))
+                made.append(publish_map(plan, run, began, check))
         except GeosegError as error:
             if len(maps) == 1:
                 raise
@@ -376,7 +218,7 @@ def _predict_here(maps: Sequence[_Map], run: _Run) -> list[ScenePrediction]:
     return made
 
 
-def _predict_on_cluster(maps: Sequence[_Map], address: str, run: _Run) -> list[ScenePrediction]:
+def _predict_on_cluster(maps: Sequence[SceneMap], address: str, run: MapRun) -> list[ScenePrediction]:
     """Their strips on the workers, all in one queue; the maps are joined here as they get whole."""
     made: list[ScenePrediction] = []
     failed: list[GeosegError] = []
@@ -392,7 +234,7 @@ def _predict_on_cluster(maps: Sequence[_Map], address: str, run: _Run) -> list[S
                 with plan.job.strips.kept(plan.job.layout.rows):
                     if error is not None:
                         raise error
-                    made.append(_publish(plan, run, began))
+                    made.append(publish_map(plan, run, began))
             except GeosegError as error:
                 if len(maps) == 1:
                     raise
@@ -400,83 +242,3 @@ def _predict_on_cluster(maps: Sequence[_Map], address: str, run: _Run) -> list[S
     if failed:
         raise SomeScenesError(made, failed)
     return made
-
-
-def _names(scene: Scene, options: _Options) -> dict[str, str]:
-    return file_names(
-        scene.name, confidence=options.confidence, probabilities=options.probabilities, polygons=options.polygons
-    )
-
-
-def _publish(plan: _Map, run: _Run, began: float, check: SeamCheck | None = None) -> ScenePrediction:
-    """Join the strips, trace the polygons, and put all of a map under its final names."""
-    clock = [began, time.monotonic()]
-    scene, names, strips = plan.scene, plan.names, plan.job.strips
-    options, legend, out, balance = run.options, run.bundle.legend, run.out, None
-    with stage_occupied(out, last=names["run"], replaces=all_names(scene.name), overwrite=run.overwrite) as staging:
-        for layer in plan.layers:
-            strips.join(layer, staging / names[layer.kind])
-        clock.append(time.monotonic())
-        if options.polygons:
-            balance = polygonize_raster(
-                staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
-                staging / names["polygons"], only=options.only, simplify=options.simplify,
-                connectivity=options.connectivity, progress=run.progress,
-            )  # fmt: skip
-        write_styles(legend, staging, names)
-        write_map_project(scene, plan.job.sources, run.bundle, layer_style(legend, options.only), out, staging, names)
-        clock.append(time.monotonic())
-        classes = class_totals(scene, legend, strips)
-        if not any(entry["pixels"] for entry in classes):
-            warnings.warn(
-                f"{scene.path}: no pixel holds data{' inside the --aoi' if run.area else ''}; the map is empty",
-                DataWarning,
-                stacklevel=2,
-            )
-        facts = {
-            **_circumstances(plan.job, run),
-            "plan_sha256": plan.digest(options),
-            "classes": classes,
-            "seams": check.facts() if check else None,
-            "polygons": balance,
-            "seconds": _seconds(run.loading, clock),
-            "outputs": {path.name: sha256(path) for path in sorted(staging.iterdir())},
-        }
-        write_json(staging / names["run"], facts)
-    strips.remove()
-    outputs = {kind: out / name for kind, name in names.items()}
-    return ScenePrediction(outputs["classes"], outputs, tuple(facts["classes"]), facts)
-
-
-def _circumstances(job: MapJob, run: _Run) -> dict[str, Any]:
-    """What a map was made of and with, for the run file."""
-    scene, layout = job.scene, job.layout
-    batch_size = job.batch_size
-    if run.predictors:
-        batch_size = choose_batch_size(batch_size, run.predictors[0].device, layout)
-    return {
-        "format": _FORMAT,
-        "geoseg_version": geoseg.__version__,
-        "scene": scene.path.name,
-        "model": {"name": run.bundle.path.resolve().name, "weights_sha256": run.bundle.weights_sha256},
-        "bands": [scene.band_names[source - 1] for source in job.sources],
-        "options": asdict(run.options),
-        "grid": {
-            "core": list(layout.core), "margin": layout.margin, "blend": layout.blend,
-            "windows": layout.windows, "batch_size": batch_size,
-        },
-        "device": "dask" if run.options.dask else ",".join(str(predictor.device) for predictor in run.predictors),
-        "precision": run.precision,
-        "versions": {"torch": str(torch.__version__), "rasterio": rasterio.__version__},
-    }  # fmt: skip
-
-
-def _seconds(loading: float, clock: Sequence[float]) -> dict[str, float]:
-    begun, mapped, joined, ended = clock
-    return {
-        "load": round(loading, 2),
-        "map": round(mapped - begun, 2),
-        "join": round(joined - mapped, 2),
-        "polygons": round(ended - joined, 2),
-        "all": round(ended - begun + loading, 2),
-    }

@@ -32,7 +32,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 # Keys of these are the user's own words, or are documented where the mapping itself comes from.
-_MAPS = r"^(image|legend|options|metrics|outputs|left_out|training\.(versions|chips)|.*\bclass_pixels)\b.|^splits\.(val|test)\."
+_MAPS = r"^(image|legend|options|metrics|outputs|left_out|reach|training\.(versions|chips)|.*\bclass_pixels)\b.|^splits\.(val|test)\."
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -177,7 +177,7 @@ def results() -> list[type]:
     from geoseg.describing import Check, Description
     from geoseg.evaluation import Evaluation
     from geoseg.polygons import PolygonLayer
-    from geoseg.prediction import ScenePrediction
+    from geoseg.scene_maps import ScenePrediction
     from geoseg.survey import Plan
 
     return [ChipFolder, Plan, Bundle, ScenePrediction, PolygonLayer, Evaluation, Description, Check]

@@ -8,6 +8,7 @@ import math
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,20 +19,21 @@ import pytest
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
+from test_sweep import swept
 
 from geoseg.errors import InputError
 from geoseg.legend import parse_legend
-from geoseg.outlines import trace
 from geoseg.polygon_layer import (
     LAYER,
     Confidence,
     Format,
+    LayerWriter,
     find_format,
     measure_ground,
     polygon_table,
     to_degrees,
-    write_polygons,
 )
+from geoseg.sweep import Finished
 
 LEGEND = parse_legend("0=background,1=cultivated,7=water")
 STYLE = "<qgis/>"
@@ -41,11 +43,23 @@ LABELS = np.array([[0, 1, 1, 2], [0, 1, 0, 2], [1, 0, 0, 255]], np.uint8)
 FORMATS: list[Format] = ["gpkg", "fgb", "geojson"]
 
 
-def table_of(labels: np.ndarray = LABELS, **options: object) -> gpd.GeoDataFrame:
-    coverage = trace(labels)
+def table_of(
+    labels: np.ndarray = LABELS, chosen: tuple[int, ...] = (1, 2), values: Sequence[np.ndarray] = (),
+    transform: Affine = TRANSFORM, **options: object,
+) -> gpd.GeoDataFrame:  # fmt: skip
     settings = {"connectivity": 4, "crs": UTM, **options}
-    chosen = settings.pop("chosen", (1, 2))
-    return polygon_table(coverage, coverage.polygons(TRANSFORM), LEGEND, chosen, **settings)  # type: ignore[arg-type]
+    found = swept(labels, classes=chosen, values=values, connectivity=settings["connectivity"])  # type: ignore[arg-type]
+    (finished,) = found or [Finished.none(len(values))]
+    return polygon_table(finished, finished.outlines.polygons(transform), LEGEND, **settings)  # type: ignore[arg-type]
+
+
+def write(path: Path, *tables: gpd.GeoDataFrame, format: Format) -> None:
+    """Write tables into a layer."""
+    multi = len(tables[0]) > 0 and tables[0].geom_type[0] == "MultiPolygon"
+    with LayerWriter(path, format=format, style=STYLE, multi=multi) as layer:
+        for table in tables:
+            layer.write(table)
+        layer.finish()
 
 
 def cell_area(lon_width: float, south: float, north: float) -> float:
@@ -85,7 +99,7 @@ def test_area_is_unknown_where_the_place_is(crs: CRS | None) -> None:
     assert table_of(crs=crs)["area_ha"].isna().all()
 
 
-def test_table_has_a_row_per_piece_in_the_order_of_first_pixels() -> None:
+def test_table_has_a_row_per_piece_in_the_order_of_last_rows() -> None:
     table = table_of()
     names = ["id", "class_value", "class_name", "area_m2", "area_ha", "perimeter_m", "pixels", "geometry"]
     assert list(table.columns) == names
@@ -101,22 +115,23 @@ def test_table_has_a_row_per_piece_in_the_order_of_first_pixels() -> None:
 
 def test_with_connectivity_8_pieces_that_touch_at_corners_are_one_feature() -> None:
     table = table_of(connectivity=8)
-    assert table["pixels"].tolist() == [4, 2]
-    assert table["area_m2"].to_numpy() == pytest.approx([400, 200], rel=1e-3)
+    assert table["pixels"].tolist() == [2, 4]
+    assert table["area_m2"].to_numpy() == pytest.approx([200, 400], rel=1e-3)
     assert table.geom_type.unique().tolist() == ["MultiPolygon"]
     assert table.is_valid.all()
-    assert [len(geometry.geoms) for geometry in table.geometry] == [2, 1]
+    assert [len(geometry.geoms) for geometry in table.geometry] == [1, 2]
 
 
 def test_confidence_is_the_mean_over_the_valid_pixels() -> None:
     stored = np.array([[0, 100, 200, 250], [0, 0, 0, 0], [50, 0, 0, 0]], np.uint8)
     valid = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 0]], bool)
-    table = table_of(confidence=Confidence(stored, valid, 1 / 250, 0.0))
+    scale = Confidence(1 / 250, 0.0)
+    table = table_of(values=[stored, valid], confidence=scale)
     assert table["confidence"].to_numpy() == pytest.approx([150 / 250, 125 / 250, 50 / 250])
     assert list(table.columns).index("confidence") == list(table.columns).index("pixels") - 1
-    joined = table_of(connectivity=8, confidence=Confidence(stored, valid, 1 / 250, 0.0))
-    assert joined["confidence"].to_numpy() == pytest.approx([350 / 3 / 250, 125 / 250])
-    nowhere = table_of(confidence=Confidence(stored, np.zeros_like(valid), 1 / 250, 0.0))
+    joined = table_of(connectivity=8, values=[stored, valid], confidence=scale)
+    assert joined["confidence"].to_numpy() == pytest.approx([125 / 250, 350 / 3 / 250])
+    nowhere = table_of(values=[stored, np.zeros_like(valid)], confidence=scale)
     assert nowhere["confidence"].isna().all()
 
 
@@ -125,7 +140,7 @@ def test_confidence_is_the_mean_over_the_valid_pixels() -> None:
 def test_every_format_is_read_back(tmp_path: Path, format: Format, connectivity: int) -> None:
     table = table_of(connectivity=connectivity)
     path = tmp_path / f"a.{format}"
-    write_polygons(path, table, format=format, style=STYLE)
+    write(path, table, format=format)
     found = gpd.read_file(path, layer=LAYER).sort_values("id", ignore_index=True)
     assert found.drop(columns="geometry").to_dict("list") == table.drop(columns="geometry").to_dict("list")
     assert found.is_valid.all()
@@ -142,10 +157,20 @@ def test_every_format_is_read_back(tmp_path: Path, format: Format, connectivity:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_tables_are_gathered_into_one_layer(tmp_path: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.polygon_layer._ROWS", 4)
+    table = table_of()
+    tables = [table.iloc[:0], *(table.assign(id=table["id"] + 3 * number) for number in range(5))]
+    write(tmp_path / f"a.{format}", *tables, format=format)
+    found = gpd.read_file(tmp_path / f"a.{format}", layer=LAYER)
+    assert sorted(found["id"]) == list(range(1, 16))
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{format}"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_an_empty_layer_is_written(tmp_path: Path, format: Format) -> None:
-    confidence = Confidence(np.zeros_like(LABELS), np.ones(LABELS.shape, bool), 1.0, 0.0)
-    table = table_of(chosen=(), confidence=confidence)
-    write_polygons(tmp_path / f"a.{format}", table, format=format, style=STYLE)
+    table = table_of(chosen=(), values=[LABELS, LABELS], confidence=Confidence(1.0, 0.0))
+    write(tmp_path / f"a.{format}", table, format=format)
     information = pyogrio.read_info(tmp_path / f"a.{format}", layer=LAYER, force_feature_count=True)
     assert information["features"] == 0
     if format != "geojson":  # which has no columns where it has no features
@@ -157,7 +182,7 @@ def test_an_empty_layer_is_written(tmp_path: Path, format: Format) -> None:
 
 
 def test_geopackage_carries_its_style_and_a_version_that_older_gdal_reads(tmp_path: Path) -> None:
-    write_polygons(tmp_path / "a.gpkg", table_of(), format="gpkg", style=STYLE)
+    write(tmp_path / "a.gpkg", table_of(), format="gpkg")
     with closing(sqlite3.connect(tmp_path / "a.gpkg")) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (10300,)
         found = database.execute("SELECT f_table_name, styleQML, useAsDefault FROM layer_styles").fetchall()
@@ -165,10 +190,9 @@ def test_geopackage_carries_its_style_and_a_version_that_older_gdal_reads(tmp_pa
 
 
 def test_geojson_is_split_at_the_antimeridian(tmp_path: Path) -> None:
-    coverage = trace(np.ones((1, 1), np.uint8))
-    polygons = coverage.polygons(Affine(60_000, 0, 730_000, 0, -60_000, 4_500_000))
-    table = polygon_table(coverage, polygons, LEGEND, (1,), connectivity=4, crs=CRS.from_epsg(32660))
-    write_polygons(tmp_path / "a.geojson", table, format="geojson", style=STYLE)
+    place = Affine(60_000, 0, 730_000, 0, -60_000, 4_500_000)
+    table = table_of(np.ones((1, 1), np.uint8), transform=place, crs=CRS.from_epsg(32660))
+    write(tmp_path / "a.geojson", table, format="geojson")
     (feature,) = json.loads((tmp_path / "a.geojson").read_text())["features"]
     assert feature["geometry"]["type"] == "MultiPolygon"
     east, west = sorted(shapely.geometry.shape(feature["geometry"]).geoms, key=lambda part: part.bounds, reverse=True)
@@ -178,14 +202,14 @@ def test_geojson_is_split_at_the_antimeridian(tmp_path: Path) -> None:
 
 def test_a_picture_is_written_without_a_crs(tmp_path: Path) -> None:
     for format in ("gpkg", "fgb"):
-        write_polygons(tmp_path / f"a.{format}", table_of(crs=None), format=format, style=STYLE)  # type: ignore[arg-type]
+        write(tmp_path / f"a.{format}", table_of(crs=None), format=format)  # type: ignore[arg-type]
         found = gpd.read_file(tmp_path / f"a.{format}", layer=LAYER)
         assert found.crs is None
         assert found["area_m2"].isna().all()
 
 
 def test_the_suffix_need_not_be_that_of_the_format(tmp_path: Path) -> None:
-    write_polygons(tmp_path / "a.bin", table_of(), format="fgb", style=STYLE)
+    write(tmp_path / "a.bin", table_of(), format="fgb")
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
     assert (tmp_path / "a.bin").read_bytes()[:3] == b"fgb"
 
@@ -213,7 +237,7 @@ def test_parquet_without_pyarrow_names_the_extra() -> None:
 
 def test_parquet_is_read_back(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    write_polygons(tmp_path / "a.parquet", table_of(), format=find_format(Path("a.parquet")), style=STYLE)
+    write(tmp_path / "a.parquet", table_of(), format=find_format(Path("a.parquet")))
     assert gpd.read_parquet(tmp_path / "a.parquet").geom_equals(table_of().geometry).all()
 
 
@@ -226,18 +250,17 @@ sys.path[:0] = {sys.path!r}
 import numpy as np
 from pathlib import Path
 from geoseg.errors import DiskError
-from geoseg.polygon_layer import write_polygons
-from test_polygon_layer import table_of
+from test_polygon_layer import table_of, write
 path = Path({str(tmp_path / format)!r} + ".{format}")
 table = table_of(np.indices((60, 60)).sum(axis=0).astype(np.uint8) % 3)
-write_polygons(path, table, format="{format}", style="<qgis/>")
+write(path, table, format="{format}")
 size = path.stat().st_size
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 for limit in np.linspace(0.05, 0.95, 19) * size:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), -1))
     path.unlink()
     try:
-        write_polygons(path, table, format="{format}", style="<qgis/>")
+        write(path, table, format="{format}")
         raise SystemExit(f"not noticed at {{limit:.0f}} of {{size}}")
     except DiskError:
         path.touch()

@@ -1,0 +1,122 @@
+"""Class rasters, geoseg's own or another's, and the confidence rasters beside them: what they hold, row by row."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoseg.errors import LegendError, RasterError
+from geoseg.grid import grid
+from geoseg.labels import raster_legend, read_legend
+from geoseg.legend import IGNORE, MAX_VALUE, Legend
+from geoseg.polygon_layer import Confidence
+from geoseg.raster import open_raster
+from geoseg.scenes import Scene, SceneReader, describe_scene, same_grid
+
+_BLOCK = 2048
+_PARTS = 2**24
+"""Parts of 1 that a confidence stored as a share is counted in."""
+
+
+def find_legend(scene: Scene) -> Legend:
+    """The legend that a class raster carries, else one made of the values found in it.
+
+    Raises:
+        RasterError: the raster does not hold classes.
+        LegendError: the legend is damaged, or there are more than 254 values.
+    """
+    _refuse_other_than_classes(scene)
+    legend = read_legend(scene.paths[0])
+    if legend:
+        return legend
+    values: set[int] = set()
+    with scene.open() as reader:
+        for tile in grid(scene.height, scene.width, _BLOCK):
+            pixels, valid = reader.read(tile.core, [1])
+            values.update(np.unique(pixels[0][valid]).tolist())
+    if not values or not 0 <= min(values) <= max(values) <= MAX_VALUE or len(values) >= IGNORE:
+        found = f"{len(values)} values from {min(values)} to {max(values)}" if values else "nodata only"
+        raise LegendError(f"{scene.path}: {found} found; a class raster holds 1 to 254 values from 0 to {MAX_VALUE}")
+    return raster_legend([scene.paths[0]], sorted(values))
+
+
+def _refuse_other_than_classes(scene: Scene) -> None:
+    if len(scene.dtypes) != 1 or scene.dtypes[0].startswith("float"):
+        found = f"{len(scene.dtypes)} bands of {'/'.join(sorted(set(scene.dtypes)))}"
+        raise RasterError(f"{scene.path}: {found} found; a class raster has one band of whole numbers")
+
+
+class ClassRows:
+    """Reads rows of a class raster as class indices; those that were read last are kept, since strips overlap.
+
+    Raises:
+        RasterError: the raster does not hold classes, or cannot be read.
+        LegendError: it holds a value that is not in the legend.
+    """
+
+    def __init__(self, scene: Scene, reader: SceneReader, legend: Legend) -> None:
+        _refuse_other_than_classes(scene)
+        self._scene, self._reader, self._legend = scene, reader, legend
+        self._first, self._rows = 0, np.zeros((0, scene.width), np.uint8)
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """The class index of every pixel, (rows, cols) uint8, 255 for nodata, from the row `first` to before `last`."""
+        end = self._first + len(self._rows)
+        if not self._first <= first <= last <= end:
+            kept = self._rows[first - self._first :] if self._first <= first < end else self._rows[:0]
+            self._rows = np.concatenate((kept, self._read(first + len(kept), last)))
+            self._first = first
+        return self._rows[first - self._first : last - self._first]
+
+    def _read(self, first: int, last: int) -> np.ndarray:
+        (values,), valid = self._reader.read(Window(0, first, self._scene.width, last - first), [1])
+        known = valid & (values >= 0) & (values <= MAX_VALUE)
+        found = np.where(known, self._legend.to_indices(np.where(known, values, 0)), IGNORE).astype(np.uint8)
+        stray = valid & (found == IGNORE)
+        if stray.any():
+            raise LegendError(
+                f"{self._scene.path}: value {values[stray][0]} found, which is not in its legend ({self._legend}); "
+                f"mend the raster or its legend"
+            )
+        return found
+
+
+class ConfidenceRows:
+    """Reads rows of a confidence raster on the grid of a class raster.
+
+    Raises:
+        RasterError: it lies on another grid than the class raster, or does not hold values from 0 to 1.
+    """
+
+    def __init__(self, path: Path, scene: Scene, stack: ExitStack) -> None:
+        other = describe_scene(path)
+        if len(other.dtypes) != 1 or not same_grid(other, scene):
+            found = f"{len(other.dtypes)} bands" if len(other.dtypes) != 1 else "another grid"
+            raise RasterError(f"{path}: {found} found; one band on the grid of {scene.path.name} is needed")
+        with open_raster(path) as dataset:
+            scale, offset = dataset.scales[0], dataset.offsets[0]
+        self._path, self._width, self._shares = path, scene.width, other.dtypes[0].startswith("float")
+        self._reader = stack.enter_context(other.open())
+        # Whole numbers add up to the same sum in any order.
+        self.stored_as = Confidence(scale / _PARTS if self._shares else scale, offset)
+
+    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Stored whole numbers, 0 where not valid, and valid, (rows, cols), from the row `first` to before `last`."""
+        (stored,), valid = self._reader.read(Window(0, first, self._width, last - first), [1])
+        stored = np.where(valid, stored, 0)
+        stored = np.rint(stored * float(_PARTS)).astype(np.int64) if self._shares else stored.astype(np.int64)
+        scale, offset = self.stored_as.scale, self.stored_as.offset
+        limits = (
+            [int(value) * scale + offset for value in (stored[valid].min(), stored[valid].max())]
+            if valid.any()
+            else [0]
+        )
+        if not -1e-6 <= min(limits) <= max(limits) <= 1 + 1e-6:
+            raise RasterError(
+                f"{self._path}: values from {min(limits):g} to {max(limits):g} found; confidence goes from 0 to 1 "
+                f"(set the band's scale with: gdal_edit.py -scale 0.004)"
+            )
+        return stored, valid

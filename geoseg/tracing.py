@@ -1,0 +1,441 @@
+"""The borders in a strip of a class raster, as chains of corners; `sweep` joins the chains of many strips.
+
+A border runs along pixel sides, between two labels. Its corners are the pixel corners where it turns, and its nodes those where
+more than two borders meet. A chain is a stretch of border with no node inside. It is walked such that the greater of its
+labels is on the left: its direction follows from the raster, wherever a strip begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from geoseg.outlines import ragged
+
+OUTSIDE = 254
+"""The label of the ground outside the raster: no class index, and not nodata (255)."""
+
+_UP, _RIGHT, _DOWN, _LEFT, _NODE = 1, 2, 4, 8, 16  # what leaves a pixel corner, and that it is a node in any case
+_EAST, _NORTH, _WEST, _SOUTH = range(4)  # counterclockwise
+_LEAVING = np.array([[flags & side > 0 for side in (_RIGHT, _UP, _LEFT, _DOWN)] for flags in range(2 * _NODE)])
+_IS_NODE = (_LEAVING.sum(axis=1) > 2) | (np.arange(2 * _NODE) >= _NODE)
+_CLOCKWISE = np.array(
+    [
+        [next((d - k) % 4 for k in range(1, 5) if leaving[(d - k) % 4] or k == 4) for d in range(4)]
+        for leaving in _LEAVING
+    ]
+)  # by flags and direction, the next border clockwise
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Stretches of border, of n chains with m corners.
+
+    The ground beside a border meets a node in a sector, between two borders that leave it. A sector is known by the key
+    of the node, times 4, plus the direction of the border that it lies counterclockwise of. Where the left side of one
+    chain ends in a sector, that of another one begins: its outline goes on there.
+
+    Attributes:
+        offsets: (n + 1,) where each begins in `corners`.
+        corners: (m, 2) int64, column and row; that of a closed chain comes only once.
+        labels: (n, 2) uint8, left and right.
+        pieces: (n, 2) int64 names of the ground left and right; equal where it is known to be one piece.
+        features: (n, 2) int64, likewise, where pieces that touch at corners are one.
+        sectors: (n, 4) int64: where the left side begins and ends, and the right side, walked the other way; -1 at a cut.
+        above: (n, 2) int64, the column where its start and its end are cut by the strip's upper edge, else -1.
+        below: (n, 2) int64, likewise by the lower edge.
+        first: (n,) int64, key of its first corner in reading order.
+        lowest: (n,) int64, row of its lowest corner.
+        sums: (n, k) int64, what it adds to sums over the ground on its right and takes off those on its left.
+        neighbour_of: (q,) int64, the chain of each of `neighbours`.
+        neighbours: (q,) int64, keys of corners near the chain, mostly of other borders.
+    """
+
+    offsets: np.ndarray
+    corners: np.ndarray
+    labels: np.ndarray
+    pieces: np.ndarray
+    features: np.ndarray
+    sectors: np.ndarray
+    above: np.ndarray
+    below: np.ndarray
+    first: np.ndarray
+    lowest: np.ndarray
+    sums: np.ndarray
+    neighbour_of: np.ndarray
+    neighbours: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def closed(self) -> np.ndarray:
+        """(n,) which are rings without a node; one that ends at the node where it begins meets other sectors there."""
+        return (self.sectors[:, 0] == self.sectors[:, 1]) & (self.sectors[:, 2] == self.sectors[:, 3])
+
+    @classmethod
+    def none(cls, sums: int) -> Chains:
+        """No chains, with so many sums."""
+        shapes = {"offsets": (1,), "first": (0,), "lowest": (0,), "neighbour_of": (0,), "neighbours": (0,), "sectors": (0, 4),
+                  "sums": (0, sums)}  # fmt: skip
+        empty = {field.name: np.zeros(shapes.get(field.name, (0, 2)), np.int64) for field in fields(cls)}
+        return cls(**empty | {"labels": np.zeros((0, 2), np.uint8)})
+
+    def and_(self, other: Chains) -> Chains:
+        """These, then others."""
+        joined = {name: np.concatenate((own, getattr(other, name))) for name, own in vars(self).items()}
+        joined["offsets"] = np.append(self.offsets, other.offsets[1:] + self.offsets[-1])
+        joined["neighbour_of"][len(self.neighbour_of) :] += len(self)
+        return Chains(**joined)
+
+    def take(self, index: np.ndarray) -> Chains:
+        """Some of them."""
+        counts = np.diff(self.offsets)[index]
+        place = np.full(len(self), -1)
+        place[index] = np.arange(len(index))
+        kept = place[self.neighbour_of] >= 0
+        per_chain = ("labels", "pieces", "features", "sectors", "above", "below", "first", "lowest", "sums")
+        return replace(
+            self, **{name: getattr(self, name)[index] for name in per_chain}, offsets=np.append(0, np.cumsum(counts)),
+            corners=self.corners[ragged(self.offsets[index], counts)], neighbours=self.neighbours[kept],
+            neighbour_of=place[self.neighbour_of[kept]],
+        )  # fmt: skip
+
+    def forget(self, chosen: np.ndarray) -> Chains:
+        """Without the corners and neighbours of chosen chains, which stay for the sake of what they join."""
+        counts = np.where(chosen, 0, np.diff(self.offsets))
+        kept = ~chosen[self.neighbour_of]
+        return replace(
+            self, offsets=np.append(0, np.cumsum(counts)), corners=self.corners[ragged(self.offsets[:-1], counts)],
+            neighbour_of=self.neighbour_of[kept], neighbours=self.neighbours[kept],
+        )  # fmt: skip
+
+
+class Strip(NamedTuple):
+    """Rows of a class raster, with what surrounds them.
+
+    Attributes:
+        labels: (rows, width + 2) uint8, with a column of `OUTSIDE` on either side. Rows above and below are there to be
+            seen; those above or below the raster are `OUTSIDE` too.
+        top: row of the raster that the strip begins with.
+        begin: index of that row in `labels`, at least 1.
+        end: index of the row after the strip.
+        height: rows of the raster.
+    """
+
+    labels: np.ndarray
+    top: int
+    begin: int
+    end: int
+    height: int
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The lines between rows whose corners the strip tells: those above its rows, and the raster's last one.
+
+        Line i lies above row i of `labels`, less 1.
+        """
+        last = self.top + self.end - self.begin == self.height
+        return self.begin - 1, self.end - 1 + last
+
+
+class Traced(NamedTuple):
+    """What a strip holds.
+
+    Attributes:
+        chains: with names of pieces and features from 0.
+        same_piece: (p, 2) names of pieces that are the same.
+        same_feature: (f, 2) sectors whose ground touches at a corner and has one label.
+    """
+
+    chains: Chains
+    same_piece: np.ndarray
+    same_feature: np.ndarray
+
+
+class _Corners(NamedTuple):
+    """In reading order; or, of a strip, between those where borders come in from above and those where they go on below."""
+
+    line: np.ndarray
+    col: np.ndarray
+    flags: np.ndarray
+
+
+class _Sides(NamedTuple):
+    """Straight stretches of border from corner to corner: those along rows first, then those along columns.
+
+    Attributes:
+        upper: index of the corner where it begins, to the left or above.
+        lower: index of the other one.
+        labels: left and right of its direction.
+        forwards: whether its direction goes right or down.
+        level: how many go along rows.
+    """
+
+    upper: np.ndarray
+    lower: np.ndarray
+    labels: np.ndarray
+    forwards: np.ndarray
+    level: int
+
+    @property
+    def tail(self) -> np.ndarray:
+        return np.where(self.forwards, self.upper, self.lower)
+
+    @property
+    def head(self) -> np.ndarray:
+        return np.where(self.forwards, self.lower, self.upper)
+
+    @property
+    def direction(self) -> np.ndarray:
+        upright = np.arange(len(self.upper)) >= self.level
+        return np.where(upright, np.where(self.forwards, _SOUTH, _NORTH), np.where(self.forwards, _EAST, _WEST))
+
+
+def line_up(following: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put elements in the order in which they follow one another, by pointer jumping (Wyllie 1979).
+
+    Args:
+        following: (n,) index of the next element, -1 after the last; no two have the same next one.
+        rank: (n,) a loop is opened before its element of least rank.
+
+    Returns:
+        The elements, line after line, and where each line begins among them, (lines + 1,).
+    """
+    count, last = len(following), following < 0
+    jump, steps = np.where(last, np.arange(count), following), (~last).astype(np.int64)
+    active, before = np.flatnonzero(~last & ~last[jump]), -1
+    while active.size != before:  # at each turn some come to the end of their line; in a loop, none do
+        before, to = active.size, jump[active]
+        further, more = jump[to], steps[to]
+        jump[active], steps[active] = further, steps[active] + more
+        active = active[~last[further]]
+    if active.size:
+        return line_up(_open_loops(following, rank, active), rank)
+    first = np.ones(count, bool)
+    first[following[~last]] = False
+    starts = np.flatnonzero(first)
+    offsets = np.append(0, np.cumsum(steps[starts] + 1))
+    end = np.zeros(count, np.int64)
+    end[jump[starts]] = offsets[1:]
+    order = np.empty(count, np.int64)
+    order[end[jump] - 1 - steps] = np.arange(count)
+    return order, offsets
+
+
+def _open_loops(following: np.ndarray, rank: np.ndarray, looped: np.ndarray) -> np.ndarray:
+    place = np.zeros(len(following), np.int64)
+    place[looped] = np.arange(looped.size)
+    onwards = to = place[following[looped]]
+    least, reach = rank[looped], 1
+    while reach < looped.size:
+        least, to, reach = np.minimum(least, least[to]), to[to], 2 * reach
+    opened = following.copy()
+    opened[looped[rank[looped[onwards]] == least[onwards]]] = -1
+    return opened
+
+
+def trace(strip: Strip, values: Sequence[np.ndarray] = (), *, reach: int = 0) -> Traced:
+    """Trace the borders in a strip.
+
+    Args:
+        strip: with `reach` + 1 rows above and below it.
+        values: (rows, cols) of whole numbers, to be summed over pieces, after their pixels.
+        reach: how far off, in pixels, a corner is still a neighbour of a border; 0 looks for none.
+    """
+    labels, (begin, end) = strip.labels, strip.lines
+    upright, every = _find_corners(strip)
+    first, last = np.searchsorted(every.line, (begin, end))
+    upper, lower = np.flatnonzero(upright[begin]), np.flatnonzero(upright[end])
+    corners = _Corners(
+        np.concatenate((np.full(len(upper), begin), every.line[first:last], np.full(len(lower), end))),
+        np.concatenate((upper, every.col[first:last], lower)),
+        np.concatenate((np.full(len(upper), _DOWN), every.flags[first:last], np.full(len(lower), _UP))),
+    )  # fmt: skip
+    at_edge = np.ones(len(corners.line), bool)
+    at_edge[len(upper) : len(corners.line) - len(lower)] = False
+    by_column = _by_column(corners)
+    sides = _find_sides(labels, corners, by_column, len(upper), begin)
+    node = _IS_NODE[corners.flags] | at_edge
+
+    leaving = np.full(len(corners.line), -1)
+    leaving[sides.tail] = np.arange(len(sides.tail))
+    order, offsets = line_up(np.where(node[sides.head], -1, leaving[sides.head]), sides.tail)
+    chain_of = np.empty(len(order), np.int64)
+    chain_of[order] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    ends = sides.tail[order[offsets[:-1]]], sides.head[order[offsets[1:] - 1]]
+    closed = (ends[0] == ends[1]) & ~node[ends[0]]
+
+    # The corners of a chain are the tails of its sides and the head of the last.
+    where = np.insert(sides.tail[order], offsets[1:], ends[1])
+    owner = np.insert(chain_of[order], offsets[1:], np.arange(len(ends[1])))
+    kept = ~at_edge[where]
+    kept[offsets[1:] + np.arange(len(closed))] &= ~closed
+    where, owner = where[kept], owner[kept]
+    row = corners.line - begin + strip.top
+    key = row * upright.shape[1] + corners.col
+    key_of, no_key = key[where], np.iinfo(np.int64).max
+    first_key, lowest = np.full(len(closed), no_key), np.full(len(closed), strip.top)
+    np.minimum.at(first_key, owner, key_of)
+    np.maximum.at(lowest, owner, row[where])
+
+    outward = sides.direction[order[offsets[:-1]]], (sides.direction[order[offsets[1:] - 1]] + 2) % 4
+    sectors = np.stack([
+        np.where(at_edge[ends[0]], -1, 4 * key[ends[0]] + outward[0]),
+        np.where(at_edge[ends[1]], -1, 4 * key[ends[1]] + _CLOCKWISE[corners.flags[ends[1]], outward[1]]),
+        np.where(at_edge[ends[1]], -1, 4 * key[ends[1]] + outward[1]),
+        np.where(at_edge[ends[0]], -1, 4 * key[ends[0]] + _CLOCKWISE[corners.flags[ends[0]], outward[0]]),
+    ], axis=1)  # fmt: skip
+    sectors[closed] = closed_sectors(first_key[closed])
+    cut = [np.where(at_edge[end], corners.col[end], -1) for end in ends]
+    above, below = (
+        np.stack([np.where(corners.flags[end] == flag, col, -1) for end, col in zip(ends, cut, strict=True)], axis=1)
+        for flag in (_DOWN, _UP)
+    )
+    pieces = np.arange(2 * len(closed)).reshape(-1, 2)
+    neighbours = (
+        _find_neighbours(
+            every, corners, sides, chain_of, (first - len(upper), where, owner, node), reach, upright.shape
+        )
+        if reach
+        else np.zeros((2, 0), np.int64)
+    )
+    line, col = np.divmod(neighbours[1], upright.shape[1])
+    chains = Chains(
+        np.append(0, np.cumsum(np.bincount(owner, minlength=len(closed)))), np.column_stack((corners.col[where], row[where])),
+        sides.labels[order[offsets[:-1]]], pieces, pieces, sectors, above, below, first_key, lowest,
+        _sum_up(strip, values, corners, sides, chain_of, len(closed)), neighbours[0],
+        (line - begin + strip.top) * upright.shape[1] + col,
+    )  # fmt: skip
+    lead = np.zeros(len(closed), np.int64)
+    lead[owner[key_of == first_key[owner]]] = where[key_of == first_key[owner]]
+    roofs = np.flatnonzero((first_key < no_key) & (corners.flags[lead] == (_RIGHT | _DOWN)))
+    beside = _side_left_of(lead[roofs], corners, by_column, sides, upright[begin + 1 : end + 1], len(upper), begin)
+    ground = labels[corners.line[lead[roofs]] + 1, corners.col[lead[roofs]]]
+    own = np.where(chains.labels[roofs, 0] == ground, pieces[roofs, 0], pieces[roofs, 1])
+    other = chain_of[beside]
+    theirs = np.where(sides.labels[beside, 0] == ground, pieces[other, 0], pieces[other, 1])
+    same = np.column_stack((own, theirs))[ground != OUTSIDE]
+    return Traced(chains, same, _touching(labels, corners, key))
+
+
+def closed_sectors(first: np.ndarray) -> np.ndarray:
+    """Sectors of closed chains, by the keys of their first corners: each side ends where it begins."""
+    return 4 * first[:, None] + [0, 0, 1, 1]
+
+
+def _find_corners(strip: Strip) -> tuple[np.ndarray, _Corners]:
+    """Whether each row changes between two columns, (rows, width + 1), and the corners on each line between rows."""
+    labels = strip.labels
+    upright = (labels[:, :-1] != labels[:, 1:]).view(np.uint8)
+    level = (labels[:-1] != labels[1:]).view(np.uint8)
+    flags = upright[1:] * np.uint8(_DOWN)
+    flags |= upright[:-1] * np.uint8(_UP)
+    flags |= level[:, 1:] * np.uint8(_RIGHT)
+    flags |= level[:, :-1] * np.uint8(_LEFT)
+    for row in (0, strip.height):
+        line = row - strip.top + strip.begin - 1
+        if 0 <= line < len(flags):
+            flags[line, [0, -1]] |= np.uint8(_NODE)  # so that the corners of the raster stay
+    found = np.flatnonzero((flags != 0) & (flags != (_UP | _DOWN)) & (flags != (_LEFT | _RIGHT)))
+    return upright, _Corners(*np.divmod(found, flags.shape[1]), flags.ravel()[found])
+
+
+def _by_column(corners: _Corners) -> np.ndarray:
+    """Their order by columns, and from top to bottom within one; short numbers are sorted in linear time."""
+    short = len(corners.col) == 0 or corners.col.max() < 2**16
+    return np.argsort(corners.col.astype(np.uint16 if short else np.int64), kind="stable")
+
+
+def _find_sides(labels: np.ndarray, corners: _Corners, by_column: np.ndarray, from_above: int, begin: int) -> _Sides:
+    # What follows a corner on its right, or below it, is the next one in the order of rows, or of columns.
+    left = np.flatnonzero(corners.flags & _RIGHT)
+    place = np.flatnonzero(corners.flags[by_column] & _DOWN)
+    upper, lower = by_column[place], by_column[place + 1]
+    row, col = corners.line[left], corners.col[left] + 1
+    north, south = labels[row, col], labels[row + 1, col]
+    row, col = corners.line[upper] + (upper >= from_above), corners.col[upper]
+    west, east = labels[row, col], labels[row, col + 1]
+    one, other = np.concatenate((north, east)), np.concatenate((south, west))
+    return _Sides(
+        np.concatenate((left, upper)), np.concatenate((left + 1, lower)),
+        np.column_stack((np.maximum(one, other), np.minimum(one, other))), one > other, len(left),
+    )  # fmt: skip
+
+
+def _sum_up(
+    strip: Strip, values: Sequence[np.ndarray], corners: _Corners, sides: _Sides, chain_of: np.ndarray, chains: int
+) -> np.ndarray:
+    """Pixels and sums of values, by Green's theorem: all that lies left of a border, with the sign of its direction."""
+    begin, _ = strip.lines
+    upright = np.s_[sides.level :]
+    sign, col = np.where(sides.forwards[upright], 1, -1), corners.col[sides.upper[upright]]
+    from_, to = (corners.line[ends[upright]] - begin for ends in (sides.upper, sides.lower))
+    parts = [sign * col * (to - from_)]
+    for value in values:
+        table = np.zeros((strip.end - strip.begin + 1, strip.labels.shape[1] - 1), np.int64)
+        np.cumsum(np.cumsum(value, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
+        parts.append(sign * (table[to, col] - table[from_, col]))
+    sums = np.zeros((chains, len(parts)), np.int64)
+    np.add.at(sums, chain_of[upright], np.stack(parts, axis=1))
+    return sums
+
+
+def _side_left_of(
+    corner: np.ndarray, corners: _Corners, by_column: np.ndarray, sides: _Sides, upright: np.ndarray, from_above: int,
+    begin: int,
+) -> np.ndarray:  # fmt: skip
+    """The upright side that bounds, on the left, the run of pixels that ends at a corner with a side below it.
+
+    A hole begins, at its first corner in reading order, right of ground that belongs to what is around it: so each hole
+    is tied to a border further left, and in the end to the exterior.
+    """
+    crossings, width = np.flatnonzero(upright), upright.shape[1]
+    place = np.searchsorted(crossings, (corners.line[corner] - begin) * width + corners.col[corner]) - 1
+    row, col = np.divmod(crossings[np.maximum(place, 0)], width)
+    lines = len(upright) + 2
+    line = np.where(by_column < from_above, 0, corners.line[by_column] - begin + 1)
+    place = np.searchsorted(corners.col[by_column] * lines + line, col * lines + row + 1, side="right") - 1
+    side_below = np.full(len(corners.line), -1)
+    side_below[sides.upper[sides.level :]] = np.arange(sides.level, len(sides.upper))
+    return side_below[by_column[place]]
+
+
+def _touching(labels: np.ndarray, corners: _Corners, key: np.ndarray) -> np.ndarray:
+    """Pairs of sectors across a node that have one label and do not meet along a side."""
+    node = np.flatnonzero((corners.flags & (_NODE - 1)) == _NODE - 1)
+    line, col, sector = corners.line[node], corners.col[node], 4 * key[node, None]
+    falling, rising = labels[line, col] == labels[line + 1, col + 1], labels[line, col + 1] == labels[line + 1, col]
+    return np.concatenate((sector[falling] + [_NORTH, _SOUTH], sector[rising] + [_EAST, _WEST]))
+
+
+def _find_neighbours(
+    every: _Corners, corners: _Corners, sides: _Sides, chain_of: np.ndarray,
+    own: tuple[int, np.ndarray, np.ndarray, np.ndarray], reach: int, shape: tuple[int, ...],
+) -> np.ndarray:  # fmt: skip
+    """Chains, and the places of corners near them that are not known to be their own, (2, q): each pair once."""
+    shift, where, owner, node = own
+    of = np.full(len(every.line), -1)
+    inner = ~node[where]
+    of[where[inner] + shift] = owner[inner]
+    pairs = []
+    by_column = _by_column(every)
+    for order, sides_along, along, across, length in (
+        (np.arange(len(every.line)), np.s_[: sides.level], "col", "line", shape[1]),
+        (by_column, np.s_[sides.level :], "line", "col", shape[0]),
+    ):
+        places = getattr(every, across)[order] * length + getattr(every, along)[order]
+        begin = np.maximum(getattr(corners, along)[sides.upper[sides_along]] - reach, 0)
+        end = np.minimum(getattr(corners, along)[sides.lower[sides_along]] + reach, length - 1)
+        for off in range(-reach, reach + 1):
+            row = (getattr(corners, across)[sides.upper[sides_along]] + off) * length
+            from_, to = np.searchsorted(places, row + begin), np.searchsorted(places, row + end, side="right")
+            found = order[ragged(from_, to - from_)]
+            chain = np.repeat(chain_of[sides_along], to - from_)
+            other = of[found] != chain
+            pairs.append(chain[other] * len(every.line) + found[other])
+    chain, found = np.divmod(np.unique(np.concatenate(pairs)), max(len(every.line), 1))
+    return np.stack((chain, every.line[found] * shape[1] + every.col[found]))
