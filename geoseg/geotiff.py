@@ -53,25 +53,21 @@ def write_geotiff(
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": pixels.dtype,
                "crs": crs, "transform": _written(transform), "nodata": nodata, "compress": "deflate", "zlevel": 1,
                "alpha": "no"}  # GDAL takes the fourth of four byte bands for alpha  # fmt: skip
-    with _writing(path), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        with georeference_optional():
-            dataset = rasterio.open(path, "w", **profile)
-        with dataset:
+    with georeference_optional(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        with _writing(path), rasterio.open(path, "w", **profile) as dataset:
             dataset.write(pixels)
             for band, name in enumerate(band_names, 1):
                 dataset.set_band_description(band, name)
             if valid is not None:
                 dataset.write_mask(valid)
-    # rasterio is silent when the disk fills at close (rasterio 1.4.4): only reading back tells.
-    try:
-        with georeference_optional():
-            dataset = rasterio.open(path)
-        with dataset:
-            same = np.array_equal(dataset.read(), pixels, equal_nan=pixels.dtype.kind == "f")
-            if valid is not None:
-                same &= np.array_equal(dataset.read_masks(1) > 0, valid)
-    except RasterioError:
-        same = False
+        # rasterio is silent when the disk fills at close (rasterio 1.4.4): only reading back tells.
+        try:
+            with rasterio.open(path) as dataset:
+                same = np.array_equal(dataset.read(), pixels, equal_nan=pixels.dtype.kind == "f")
+                if valid is not None:
+                    same &= np.array_equal(dataset.read_masks(1) > 0, valid)
+        except RasterioError:
+            same = False
     if not same:
         raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
 

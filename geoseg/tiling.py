@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -22,8 +22,7 @@ from geoseg.errors import Faults, GeosegError, RasterError
 from geoseg.files import refuse_existing, refuse_inputs, stage, write_json
 from geoseg.geotiff import write_geotiff
 from geoseg.legend import IGNORE
-from geoseg.pairs import TileOptions
-from geoseg.pipeline import ahead, workers
+from geoseg.pairs import PairReader, TileOptions
 from geoseg.preflight import alike_bands, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
@@ -33,8 +32,6 @@ from geoseg.survey import Plan, survey
 
 _WILD = 1e30
 """No sensor or index measures this; -3.4e38 and the like are what some programs write for nodata."""
-
-_WRITERS = 4
 
 
 def tile(
@@ -141,41 +138,26 @@ def _write(plan: Plan, staging: Path, out: Path, scale: Scaling, progress: Progr
     for split in {chip.split for chip in plan.chips}:
         for kind in ("images", "masks"):
             (staging / split / kind).mkdir(parents=True)
-    with workers(_WRITERS) as writing:
-        written = ahead(lambda cut: writing.submit(_write_chip, plan, staging, cut), _cut(plan), 2 * _WRITERS)
-        for done, cut in enumerate(written, 1):
-            if cut.chip.split == "train":
-                statistics.add(cut.pixels, cut.valid)
-            progress("write chips", done, len(plan.chips))
+    done = 0
+    for name, chips in groupby(plan.chips, attrgetter("scene")):
+        with plan.pairs.open(name) as pair:
+            for chip in chips:
+                pixels, valid = _write_chip(plan, chip, pair, staging)
+                if chip.split == "train":
+                    statistics.add(pixels, valid)
+                done += 1
+                progress("write chips", done, len(plan.chips))
     image = _image_spec(plan, statistics, scale)
     folder = ChipFolder(out, image, plan.legend, plan.chips, _facts(plan))
     _write_footprints(plan, staging / FOOTPRINTS)
     write_json(staging / INDEX, folder.to_dict())
 
 
-class _Cut(NamedTuple):
-    """A chip as it was read: pixels (bands, rows, cols), valid (rows, cols) bool, mask (rows, cols) uint8."""
-
-    chip: Chip
-    window: Window
-    pixels: np.ndarray
-    valid: np.ndarray
-    mask: np.ndarray
-
-
-def _cut(plan: Plan) -> Iterator[_Cut]:
-    size = plan.pairs.options.chip_size
-    for name, chips in groupby(plan.chips, attrgetter("scene")):
-        with plan.pairs.open(name) as pair:
-            for chip in chips:
-                window = Window(chip.col, chip.row, size, size)
-                pixels, valid, values, known = pair.read(window)
-                _refuse_unnamed_nodata(plan.pairs.scenes[name], pixels, valid)
-                yield _Cut(chip, window, pixels, valid, plan.mask(values, known))
-
-
-def _write_chip(plan: Plan, staging: Path, cut: _Cut) -> _Cut:
-    scene, (chip, window, pixels, valid, mask) = plan.pairs.scenes[cut.chip.scene], cut
+def _write_chip(plan: Plan, chip: Chip, pair: PairReader, staging: Path) -> tuple[np.ndarray, np.ndarray]:
+    scene, size = plan.pairs.scenes[chip.scene], plan.pairs.options.chip_size
+    window = Window(chip.col, chip.row, size, size)
+    pixels, valid, values, known = pair.read(window)
+    _refuse_unnamed_nodata(scene, pixels, valid)
     nodata = _common_nodata([scene.nodata[source - 1] for source in plan.pairs.sources], pixels.dtype)
     if nodata is not None:
         pixels[:, ~valid] = nodata
@@ -184,8 +166,9 @@ def _write_chip(plan: Plan, staging: Path, cut: _Cut) -> _Cut:
     # Without a nodata value to tell them, pixels that are not valid are told by an internal mask.
     masked = valid if nodata is None and not valid.all() else None
     write_geotiff(staging / chip.image, pixels, nodata=nodata, valid=masked, band_names=names, **place)
+    mask = plan.mask(values, known)
     write_geotiff(staging / chip.mask, mask[None], nodata=IGNORE, band_names=["class index"], **place)
-    return cut
+    return pixels, valid
 
 
 def _refuse_unnamed_nodata(scene: Scene, pixels: np.ndarray, valid: np.ndarray) -> None:
