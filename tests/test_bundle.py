@@ -193,3 +193,7 @@ def test_the_margin_is_the_smallest_that_suffices(tmp_path, reach, margin, far):
 def test_a_card_from_before_reach_knows_none(model):
     edit(model, lambda card: card.pop("reach"))
     assert open_bundle(model).reach == {}
+
+
+def test_the_card_of_a_model_stands_for_its_folder(model):
+    assert open_bundle(model / CARD) == open_bundle(model)

@@ -22,7 +22,8 @@ from click.testing import CliRunner, Result
 
 import geoseg
 from geoseg.cli import SHARED, cli
-from geoseg.errors import DataWarning, PreflightError, RasterError
+from geoseg.describing import Description
+from geoseg.errors import DataWarning, PreflightError, RasterError, SomeScenesError
 from geoseg.recipe import describe_recipes
 
 COMMANDS = sorted(cli.commands)
@@ -176,10 +177,32 @@ def test_json_is_one_document(tiling, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_json_of_a_list_is_one_document(count, monkeypatch, tmp_path):
-    results = [geoseg.describing.Description(tmp_path, "scene", f"text {i}", {"i": i}) for i in range(count)]
+    results = [Description(tmp_path, "scene", f"text {i}", {"i": i}) for i in range(count)]
     monkeypatch.setattr(geoseg, "predict", lambda scenes, **options: results)
     assert json.loads(geoseg_cli("predict", "x.tif", "--json").stdout) == [result.to_dict() for result in results]
     assert geoseg_cli("predict", "x.tif").stdout == "".join(f"text {i}\n" for i in range(count))
+
+
+def test_what_was_made_is_told_where_some_scenes_failed(monkeypatch, tmp_path):
+    def fail(scenes, **options):
+        made = [Description(tmp_path, "scene", "the map of a", {"i": 1})]
+        raise SomeScenesError(made, [RasterError("b.tif: damaged")])
+
+    monkeypatch.setattr(geoseg, "predict", fail)
+    done = geoseg_cli("predict", "a.tif", "b.tif", "--json")
+    assert (done.exit_code, [entry["i"] for entry in json.loads(done.stdout)]) == (1, [1])
+    assert "1 of 2 scenes failed, the others are done: b.tif: damaged" in done.stderr
+    assert geoseg_cli("predict", "a.tif", "b.tif").stdout == "the map of a\n"
+
+
+def test_classes_may_be_named_one_by_one(monkeypatch):
+    monkeypatch.setattr(geoseg, "predict", lambda scenes, only, **options: [only or "all"])
+    for arguments, told in (
+        ((), "all"),
+        (("--only", "2,water"), "2,water"),
+        (("--only", "2", "--only", "water"), "2,water"),
+    ):
+        assert geoseg_cli("predict", "x.tif", *arguments).stdout == f"{told}\n"
 
 
 def test_a_warning_is_shown_once(stretched):

@@ -8,6 +8,7 @@ from affine import Affine
 from scenery import TRANSFORM, one_line_each
 
 from geoseg.errors import (
+    DataWarning,
     Faults,
     GeoreferenceError,
     MismatchError,
@@ -188,6 +189,14 @@ def model(names, sources, count, dtype="uint16", pixel_size_m=10.0) -> ImageSpec
     facts = [BandStatistics(1, 1, 0, 2, 0, 2)] * n
     bands = scale_bands(facts, names=names, sources=sources, dtypes=[dtype] * n, nodata=[None] * n)
     return ImageSpec(bands, count, pixel_size_m, 64)
+
+
+def test_degrees_that_are_none_are_warned_of(write_scene):
+    path = write_scene("metres.tif", np.ones((1, 3, 3), np.uint8), crs="EPSG:4326")  # with the corner of a UTM scene
+    with pytest.warns(
+        DataWarning, match=r"metres\.tif: latitudes from .* to 4\.5e\+06 found, so the CRS is not that of"
+    ):
+        preflight_scenes([path], stack=False, faults=Faults())
 
 
 def test_bands_are_found_by_name_number_or_order(make):
