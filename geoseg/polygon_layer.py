@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sqlite3
 import warnings
@@ -66,6 +67,9 @@ def polygon_table(
 ) -> gpd.GeoDataFrame:
     """A row per feature, with the columns of a polygon layer.
 
+    Compactness is the area over that of a circle with the same perimeter, 1 for a circle (Polsby and Popper, Yale Law & Policy
+    Review 9(2), 1991).
+
     Args:
         finished: the features; with a confidence, pixels, stored values and valid pixels are summed up.
         polygons: a shapely polygon per piece, as they shall be written.
@@ -86,6 +90,7 @@ def polygon_table(
         "area_m2": area,
         "area_ha": area / 1e4,
         "perimeter_m": perimeter,
+        "compactness": 4 * math.pi * area / perimeter**2,
     }
     if confidence is not None:
         stored, count = sums[:, 1:].T

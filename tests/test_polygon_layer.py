@@ -101,7 +101,17 @@ def test_area_is_unknown_where_the_place_is(crs: CRS | None) -> None:
 
 def test_table_has_a_row_per_piece_in_the_order_of_last_rows() -> None:
     table = table_of()
-    names = ["id", "class_value", "class_name", "area_m2", "area_ha", "perimeter_m", "pixels", "geometry"]
+    names = [
+        "id",
+        "class_value",
+        "class_name",
+        "area_m2",
+        "area_ha",
+        "perimeter_m",
+        "compactness",
+        "pixels",
+        "geometry",
+    ]
     assert list(table.columns) == names
     assert table["id"].tolist() == [1, 2, 3]
     assert table["class_value"].tolist() == [1, 7, 1]
@@ -109,6 +119,7 @@ def test_table_has_a_row_per_piece_in_the_order_of_last_rows() -> None:
     assert table["pixels"].tolist() == [3, 2, 1]
     assert table["area_m2"].to_numpy() == pytest.approx([300, 200, 100], rel=1e-3)
     assert table["perimeter_m"].to_numpy() == pytest.approx([80, 60, 40], rel=1e-3)
+    assert table["compactness"].iloc[2] == pytest.approx(math.pi / 4, rel=1e-3)  # a square
     assert table["area_ha"].to_numpy() == pytest.approx(table["area_m2"].to_numpy() / 1e4)
     assert table.crs == UTM
 
@@ -177,7 +188,7 @@ def test_an_empty_layer_is_written(tmp_path: Path, format: Format) -> None:
         assert information["crs"] == "EPSG:32614"
         assert dict(zip(information["fields"], information["ogr_types"], strict=True)) == {
             "id": "OFTInteger64", "class_value": "OFTInteger64", "class_name": "OFTString", "area_m2": "OFTReal",
-            "area_ha": "OFTReal", "perimeter_m": "OFTReal", "confidence": "OFTReal", "pixels": "OFTInteger64",
+            "area_ha": "OFTReal", "perimeter_m": "OFTReal", "compactness": "OFTReal", "confidence": "OFTReal", "pixels": "OFTInteger64",
         }  # fmt: skip
 
 
