@@ -15,6 +15,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pyogrio
+import pyproj
 import pytest
 import shapely
 from affine import Affine
@@ -83,12 +84,18 @@ def test_area_and_perimeter_are_those_on_the_ellipsoid() -> None:
     assert longer - perimeter == pytest.approx(perimeter / 10, rel=1e-3)  # the edge of the hole counts
 
 
-def test_area_does_not_depend_on_the_crs_nor_on_the_direction_of_rings() -> None:
-    cell = shapely.box(-99.001, 40, -99, 40.001)
-    mercator = gpd.GeoSeries([cell], crs=4326).to_crs(3857).to_numpy()
-    for polygons in (mercator, shapely.reverse(mercator)):
-        area, _ = measure_ground(polygons, CRS.from_epsg(3857))
-        assert area[0] == pytest.approx(cell_area(0.001, 40, 40.001), rel=1e-6)
+@pytest.mark.parametrize(
+    ("epsg", "west", "south"),
+    [(3857, -99.001, 40), (2264, -79, 35.5), (3413, -45, 80), (3031, 100, -75), (32660, 179.9995, 51), (4326, 12, -30)],
+    ids=["Web Mercator", "feet", "north polar", "south polar", "across the antimeridian", "degrees"],
+)
+def test_area_does_not_depend_on_the_crs_nor_on_the_direction_of_rings(epsg: int, west: float, south: float) -> None:
+    corners = np.array([(west, south), (west + 0.001, south), (west + 0.001, south + 0.001), (west, south + 0.001)])
+    project = pyproj.Transformer.from_crs(4326, epsg, always_xy=True).transform
+    cell = np.array([shapely.Polygon(np.column_stack(project(*corners.T)))])
+    for polygons in (cell, shapely.reverse(cell)):
+        area, _ = measure_ground(polygons, CRS.from_epsg(epsg))
+        assert area[0] == pytest.approx(cell_area(0.001, south, south + 0.001), rel=1e-5)
 
 
 @pytest.mark.parametrize("crs", [None, CRS.from_wkt('LOCAL_CS["unnamed",UNIT["metre",1]]')])
