@@ -59,9 +59,13 @@ def publish(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
                 _settle(partial, target)
                 _sync_folder(target.parent)
         finally:
-            # SQLite leaves a journal beside a GeoPackage that was cut off.
-            for leftover in (partial, *(partial.with_name(partial.name + end) for end in ("-journal", "-wal", "-shm"))):
-                leftover.unlink(missing_ok=True)
+            remove_with_journals(partial)
+
+
+def remove_with_journals(path: Path) -> None:
+    """Take away a file that may not be there, and what SQLite leaves beside a GeoPackage that was cut off."""
+    for leftover in (path, *(path.with_name(path.name + end) for end in ("-journal", "-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from rasterio.crs import CRS
 
 from geoseg.choices import Connectivity, Format
 from geoseg.errors import DiskError, InputError
+from geoseg.files import remove_with_journals
 from geoseg.legend import Legend
 from geoseg.qgis import embed_style
 from geoseg.sweep import Finished
@@ -160,7 +161,7 @@ class LayerWriter:
         self._path, self._format, self._style = path, format, style
         self._kind = "MultiPolygon" if multi else "Polygon"
         # GDAL goes by the suffix, and makes a folder of layers where that of a FlatGeobuf file is another.
-        self._gathered = path.with_name(f".{path.name}.gpkg")
+        self._gathered, self._made = path.with_suffix(".gpkg"), path.with_suffix(f".{format}")
         self._waiting: list[gpd.GeoDataFrame] = []
         self._rows, self._begun = 0, False
 
@@ -168,7 +169,8 @@ class LayerWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._gathered.unlink(missing_ok=True)
+        for path in {self._gathered, self._made} - {self._path}:
+            remove_with_journals(path)
 
     def write(self, table: gpd.GeoDataFrame) -> None:
         """Add rows; there may be none, so that the columns are known."""
@@ -185,15 +187,12 @@ class LayerWriter:
             self._check(self._gathered, "gpkg")
             if self._format == "gpkg":
                 embed_style(self._gathered, LAYER, self._style)
-                os.replace(self._gathered, self._path)
-                return
-            made = self._path.with_name(f".{self._path.name}.{self._format}")
-            try:
-                (_make_parquet if self._format == "parquet" else _make_with_gdal)(self._gathered, made, self._format)
-                self._check(made, self._format)
-                os.replace(made, self._path)
-            finally:
-                made.unlink(missing_ok=True)
+            elif self._format == "parquet":
+                _make_parquet(self._gathered, self._made)
+            else:
+                _make_with_gdal(self._gathered, self._made, self._format)
+            self._check(self._made, self._format)
+            os.replace(self._made, self._path)
 
     def _flush(self) -> None:
         if self._waiting:
@@ -235,7 +234,7 @@ def _make_with_gdal(gathered: Path, target: Path, format: Format) -> None:
         )  # fmt: skip
 
 
-def _make_parquet(gathered: Path, target: Path, format: Format) -> None:
+def _make_parquet(gathered: Path, target: Path) -> None:
     table = gpd.read_file(gathered, layer=LAYER)
     table.to_parquet(target, compression="zstd", schema_version="1.1.0", write_covering_bbox=True)
 

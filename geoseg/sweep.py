@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from geoseg.chains import OUTSIDE, Chains, closed_sectors, line_up
 from geoseg.choices import Connectivity
-from geoseg.outlines import Coverage
-from geoseg.tracing import OUTSIDE, Chains, Strip, closed_sectors, line_up, ragged, trace
+from geoseg.outlines import Coverage, ragged
+from geoseg.tracing import Strip, trace
 
 
 @dataclass(frozen=True)

@@ -281,6 +281,9 @@ for limit in np.linspace(0.05, 0.95, 19) * size:
         write(path, table, format="{format}")
         raise SystemExit(f"not noticed at {{limit:.0f}} of {{size}}")
     except DiskError:
+        left = sorted(found.name for found in path.parent.iterdir())
+        if set(left) - {{path.name, path.name + "-journal"}}:  # whoever has staged the path takes these away
+            raise SystemExit(f"left at {{limit:.0f}} of {{size}}: {{left}}")
         path.touch()
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -146,6 +146,7 @@ def test_blocks_that_were_never_written_are_no_truncation(write_scene, tmp_path)
     ):
         pass
     with open_raster(path) as dataset:
+        assert dataset.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1) is None
         refuse_truncated(path, dataset)
     with open_raster(write_scene("a.png", np.ones((3, 9, 9), np.uint8), crs=None)) as dataset:
         refuse_truncated(path, dataset)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from rasterio.features import rasterize
 
+from geoseg.chains import OUTSIDE, line_up
 from geoseg.sweep import Finished, sweep
-from geoseg.tracing import OUTSIDE, line_up
 
 PIXELS = Affine.identity()
 EVERY = [label for label in range(256) if label != OUTSIDE]
