@@ -96,7 +96,7 @@ def run_trace(request: Request) -> Work:
             ):
                 if finished is not None:
                     found += len(finished.features)
-                    largest = max(largest, int(finished.sums[:, 0].max()))
+                    largest = max(largest, int(finished.pixels.max()))
         request["facts"] = {"polygons": found, "largest": largest}
 
     return run

@@ -36,7 +36,7 @@ class Chains:
         below: (n, 2) int64, likewise by the lower edge.
         first: (n,) int64, key of its first corner in reading order.
         lowest: (n,) int64, row of its lowest corner.
-        sums: (n, k) int64, what it adds to sums over the ground on its right and takes off those on its left.
+        told: (n, 2) bool, whether the ground beside it has been given out.
         neighbour_of: (q,) int64, the chain of each of `neighbours`.
         neighbours: (q,) int64, keys of corners near the chain, mostly of other borders.
     """
@@ -51,7 +51,7 @@ class Chains:
     below: np.ndarray
     first: np.ndarray
     lowest: np.ndarray
-    sums: np.ndarray
+    told: np.ndarray
     neighbour_of: np.ndarray
     neighbours: np.ndarray
 
@@ -64,12 +64,13 @@ class Chains:
         return (self.sectors[:, 0] == self.sectors[:, 1]) & (self.sectors[:, 2] == self.sectors[:, 3])
 
     @classmethod
-    def none(cls, sums: int) -> Chains:
-        """No chains, with so many sums."""
-        shapes = {"offsets": (1,), "first": (0,), "lowest": (0,), "neighbour_of": (0,), "neighbours": (0,), "sectors": (0, 4),
-                  "sums": (0, sums)}  # fmt: skip
+    def none(cls) -> Chains:
+        """No chains."""
+        shapes = {
+            "offsets": (1,), "first": (0,), "lowest": (0,), "neighbour_of": (0,), "neighbours": (0,), "sectors": (0, 4),
+        }  # fmt: skip
         empty = {field.name: np.zeros(shapes.get(field.name, (0, 2)), np.int64) for field in fields(cls)}
-        return cls(**empty | {"labels": np.zeros((0, 2), np.uint8)})
+        return cls(**empty | {"labels": np.zeros((0, 2), np.uint8), "told": np.zeros((0, 2), bool)})
 
     def and_(self, other: Chains) -> Chains:
         """These, then others."""
@@ -84,7 +85,7 @@ class Chains:
         place = np.full(len(self), -1)
         place[index] = np.arange(len(index))
         kept = place[self.neighbour_of] >= 0
-        per_chain = ("labels", "pieces", "features", "sectors", "above", "below", "first", "lowest", "sums")
+        per_chain = ("labels", "pieces", "features", "sectors", "above", "below", "first", "lowest", "told")
         return replace(
             self, **{name: getattr(self, name)[index] for name in per_chain}, offsets=np.append(0, np.cumsum(counts)),
             corners=self.corners[ragged(self.offsets[index], counts)], neighbours=self.neighbours[kept],

@@ -1,9 +1,6 @@
-"""Class rasters, geoseg's own or another's, and the confidence rasters beside them: what they hold, row by row."""
+"""Class rasters, geoseg's own or another's: what they hold, row by row."""
 
 from __future__ import annotations
-
-from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 from rasterio.windows import Window
@@ -12,13 +9,9 @@ from geoseg.errors import LegendError, RasterError
 from geoseg.grid import grid
 from geoseg.labels import raster_legend, read_legend
 from geoseg.legend import IGNORE, MAX_VALUE, Legend
-from geoseg.polygon_layer import Confidence
-from geoseg.raster import open_raster
-from geoseg.scenes import Scene, SceneReader, describe_scene, same_grid
+from geoseg.scenes import Scene, SceneReader
 
 _BLOCK = 2048
-_PARTS = 2**24
-"""Parts of 1 that a confidence stored as a share is counted in."""
 
 
 def find_legend(scene: Scene) -> Legend:
@@ -82,41 +75,3 @@ class ClassRows:
                 f"mend the raster or its legend"
             )
         return found
-
-
-class ConfidenceRows:
-    """Reads rows of a confidence raster on the grid of a class raster.
-
-    Raises:
-        RasterError: it lies on another grid than the class raster, or does not hold values from 0 to 1.
-    """
-
-    def __init__(self, path: Path, scene: Scene, stack: ExitStack) -> None:
-        other = describe_scene(path)
-        if len(other.dtypes) != 1 or not same_grid(other, scene):
-            found = f"{len(other.dtypes)} bands" if len(other.dtypes) != 1 else "another grid"
-            raise RasterError(f"{path}: {found} found; one band on the grid of {scene.path.name} is needed")
-        with open_raster(path) as dataset:
-            scale, offset = dataset.scales[0], dataset.offsets[0]
-        self._path, self._width, self._shares = path, scene.width, other.dtypes[0].startswith("float")
-        self._reader = stack.enter_context(other.open())
-        # Whole numbers add up to the same sum in any order.
-        self.stored_as = Confidence(scale / _PARTS if self._shares else scale, offset)
-
-    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Stored whole numbers, 0 where not valid, and valid, (rows, cols), from the row `first` to before `last`."""
-        (stored,), valid = self._reader.read(Window(0, first, self._width, last - first), [1])
-        stored = np.where(valid, stored, 0)
-        stored = np.rint(stored * float(_PARTS)).astype(np.int64) if self._shares else stored.astype(np.int64)
-        scale, offset = self.stored_as.scale, self.stored_as.offset
-        limits = (
-            [int(value) * scale + offset for value in (stored[valid].min(), stored[valid].max())]
-            if valid.any()
-            else [0]
-        )
-        if not -1e-6 <= min(limits) <= max(limits) <= 1 + 1e-6:
-            raise RasterError(
-                f"{self._path}: values from {min(limits):g} to {max(limits):g} found; confidence goes from 0 to 1 "
-                f"(set the band's scale with: gdal_edit.py -scale 0.004)"
-            )
-        return stored, valid

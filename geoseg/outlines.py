@@ -8,10 +8,27 @@ whatever is done to arcs, neighbours keep one edge.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import shapely
 from affine import Affine
+
+
+class Runs(NamedTuple):
+    """Pixels side by side in a row, (runs,) each, ordered by name, row and column.
+
+    Attributes:
+        name: what they belong to.
+        row: of the raster.
+        begin: first column.
+        end: the column after the last.
+    """
+
+    name: np.ndarray
+    row: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,14 +67,39 @@ class Coverage:
         polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, coordinates, (ends, self.pieces))
         return shapely.orient_polygons(shapely.normalize(polygons))
 
+    def ring_areas(self) -> np.ndarray:
+        """Area inside each ring, in pixels: below 0 for holes."""
+        per_arc = areas_beside(self.vertices, self.arcs)
+        around = np.where(self.ring_arcs < 0, -per_arc[~self.ring_arcs], per_arc[self.ring_arcs])
+        return np.add.reduceat(around, self.rings[:-1])
+
     def areas(self) -> np.ndarray:
         """Area of each piece, in pixels."""
-        (col, row), (next_col, next_row) = self.vertices.T, np.roll(self.vertices, -1, axis=0).T
-        doubled = next_col * row - col * next_row
-        doubled[self.arcs[1:] - 1] = 0  # no edge, but the way from the end of one arc to the start of the next
-        per_arc = np.add.reduceat(doubled, self.arcs[:-1])
-        around = np.where(self.ring_arcs < 0, -per_arc[~self.ring_arcs], per_arc[self.ring_arcs])
-        return np.add.reduceat(around, self.rings[self.pieces[:-1]]) / 2
+        return np.add.reduceat(self.ring_areas(), self.pieces[:-1])
+
+    def runs(self, names: np.ndarray) -> Runs:
+        """The pixels inside rings, where these follow the sides of pixels.
+
+        Args:
+            names: (rings,) what each ring is an outline of; rings of one name are an exterior and its holes. -1 leaves one out.
+        """
+        chosen = np.flatnonzero(names >= 0)
+        arcs_in = np.diff(self.rings)[chosen]
+        arc = self.ring_arcs[ragged(self.rings[chosen], arcs_in)]
+        arc = np.maximum(arc, ~arc)
+        lines_in = np.diff(self.arcs)[arc] - 1
+        at = ragged(self.arcs[arc], lines_in)
+        name = np.repeat(np.repeat(names[chosen], arcs_in), lines_in)
+        (col, row), (next_col, next_row) = self.vertices[at].T, self.vertices[at + 1].T
+        upright = col == next_col
+        length = np.abs(next_row - row)[upright]
+        rows = ragged(np.minimum(row, next_row)[upright], length)
+        height, width = rows.max(initial=0) + 1, col.max(initial=0) + 1
+        # From left to right, a row goes in and out by turns.
+        keys = (np.repeat(name[upright], length) * height + rows) * width + np.repeat(col[upright], length)
+        keys.sort()
+        (line, begin), end = np.divmod(keys[::2], width), keys[1::2] % width
+        return Runs(line // height, line % height, begin, end)
 
     def lines(self) -> tuple[np.ndarray, np.ndarray]:
         """From vertex to vertex: column and row, twice, (lines, 4) int64; and the arc of each, (lines,)."""
@@ -70,6 +112,14 @@ class Coverage:
         """Which pieces have one of the chosen arcs, (pieces,) bool."""
         arc = np.maximum(self.ring_arcs, ~self.ring_arcs)
         return np.add.reduceat(np.isin(arc, chosen), self.rings[self.pieces[:-1]]) > 0
+
+
+def areas_beside(vertices: np.ndarray, arcs: np.ndarray) -> np.ndarray:
+    """What each arc adds to the area of a ring that it is walked along by, in pixels; see `Coverage`."""
+    (col, row), (next_col, next_row) = vertices.T, np.roll(vertices, -1, axis=0).T
+    doubled = next_col * row - col * next_row
+    doubled[arcs[1:] - 1] = 0  # no edge, but the way from the end of one arc to the start of the next
+    return np.add.reduceat(doubled, arcs[:-1]) / 2
 
 
 def meeting(lines: np.ndarray, others: np.ndarray) -> np.ndarray:

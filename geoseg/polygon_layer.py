@@ -9,7 +9,6 @@ import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +25,7 @@ from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
 from geoseg.choices import Connectivity, Format
+from geoseg.confidence import Confidence
 from geoseg.errors import DiskError, InputError
 from geoseg.files import remove_with_journals
 from geoseg.legend import Legend
@@ -41,19 +41,6 @@ _SUFFIXES: dict[str, Format] = {
 _DRIVERS = {"fgb": "FlatGeobuf", "geojson": "GeoJSON"}
 _ROWS = 50_000
 """Rows to gather before they are written: opening the file for each strip takes longer than writing it."""
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """How a confidence raster stores shares as whole numbers.
-
-    Attributes:
-        scale: confidence from 0 to 1 is stored * scale + offset.
-        offset: see `scale`.
-    """
-
-    scale: float
-    offset: float
 
 
 def polygon_table(
@@ -72,17 +59,16 @@ def polygon_table(
     Review 9(2), 1991).
 
     Args:
-        finished: the features; with a confidence, pixels, stored values and valid pixels are summed up.
+        finished: the features.
         polygons: a shapely polygon per piece, as they shall be written.
         legend: the classes.
         first_id: of the first feature.
         connectivity: 4 for polygons, 8 for a multipolygon per feature.
         crs: of the polygons; None leaves areas and perimeters null.
-        confidence: how values are stored.
+        confidence: of the features.
     """
     feature, start = finished.features, np.flatnonzero(np.diff(finished.features, prepend=-1))
     area, perimeter = (np.add.reduceat(part, start) for part in measure_ground(polygons, crs))
-    sums = np.add.reduceat(finished.sums, start)
     classes = finished.outlines.classes[start]
     columns = {
         "id": np.arange(first_id, first_id + len(start)),
@@ -94,10 +80,8 @@ def polygon_table(
         "compactness": 4 * math.pi * area / perimeter**2,
     }
     if confidence is not None:
-        stored, count = sums[:, 1:].T
-        mean = np.divide(stored, count, out=np.full(len(count), np.nan), where=count > 0)
-        columns["confidence"] = mean * confidence.scale + confidence.offset
-    columns["pixels"] = sums[:, 0]
+        columns["confidence"], columns["confidence_p5"] = confidence
+    columns["pixels"] = np.add.reduceat(finished.pixels, start)
     geometry = polygons if connectivity == 4 else shapely.multipolygons(polygons, indices=feature)
     return gpd.GeoDataFrame(columns, geometry=geometry, crs=crs)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from geoseg.chains import OUTSIDE, Chains, closed_sectors, line_up
 from geoseg.choices import Connectivity
-from geoseg.outlines import Coverage, ragged
+from geoseg.outlines import Coverage, areas_beside, ragged
 from geoseg.tracing import Strip, trace
 
 
@@ -25,7 +25,8 @@ class Finished:
     Attributes:
         outlines: their pieces, feature by feature, in the order of the features' last rows, then of their first pixels.
         features: (pieces,) number of the feature of each piece, from 0.
-        sums: (pieces, k) pixels, then sums of the values given to `Sweep.add`.
+        labels: (arcs, 2) uint8, what lies left and right of each arc.
+        closed: (arcs,) whether an arc is a whole ring, with no node on it.
         neighbour_of: (q,) arc of `outlines` that each of `neighbours` is near to.
         neighbours: (q, 2) column and row of corners of other borders.
         bordering: (arcs,) whether the ground on its other side is not finished yet; the arc will come once more.
@@ -33,19 +34,25 @@ class Finished:
 
     outlines: Coverage
     features: np.ndarray
-    sums: np.ndarray
+    labels: np.ndarray
+    closed: np.ndarray
     neighbour_of: np.ndarray
     neighbours: np.ndarray
     bordering: np.ndarray
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """(pieces,) how many there are in each."""
+        return self.outlines.areas().astype(np.int64)
+
     @classmethod
-    def none(cls, sums: int) -> Finished:
-        """No features, with so many sums of values."""
+    def none(cls) -> Finished:
+        """No features."""
         nothing = np.zeros(0, np.int64)
         begin = np.zeros(1, np.int64)
         outlines = Coverage(np.zeros((0, 2), np.int64), begin, nothing, begin, begin, np.zeros(0, np.uint8))
         return cls(
-            outlines, nothing, np.zeros((0, 1 + sums), np.int64), nothing, np.zeros((0, 2), np.int64),
+            outlines, nothing, np.zeros((0, 2), np.uint8), np.zeros(0, bool), nothing, np.zeros((0, 2), np.int64),
             np.zeros(0, bool),
         )  # fmt: skip
 
@@ -59,30 +66,27 @@ class Sweep:
         classes: the labels that are asked for; pieces of others are not given out.
         connectivity: 4, or 8 to make one feature of pieces that touch at corners.
         reach: how far off, in pixels, a corner is still a neighbour of a border.
-        sums: how many values are summed up.
     """
 
     def __init__(
-        self, height: int, width: int, classes: Sequence[int], *, connectivity: Connectivity = 4, reach: int = 0,
-        sums: int = 0,
-    ) -> None:  # fmt: skip
+        self, height: int, width: int, classes: Sequence[int], *, connectivity: Connectivity = 4, reach: int = 0
+    ) -> None:
         self._height, self._width, self._reach, self._connectivity = height, width, reach, connectivity
         self._asked = np.zeros(256, bool)
         self._asked[list(classes)] = True
-        self._held = Chains.none(1 + sums)
+        self._held = Chains.none()
         self._named = 0
 
-    def add(self, strip: Strip, values: Sequence[np.ndarray] = ()) -> Finished | None:
+    def add(self, strip: Strip) -> Finished | None:
         """Take the next rows.
 
         Args:
             strip: with `reach` + 1 rows above and below it.
-            values: (rows, cols) of whole numbers of its rows, to be summed up over pieces.
 
         Returns:
             What is finished by now, if anything is.
         """
-        traced = trace(strip, values, reach=self._reach)
+        traced = trace(strip, reach=self._reach)
         new = replace(
             traced.chains, pieces=traced.chains.pieces + self._named, features=traced.chains.features + self._named
         )
@@ -91,13 +95,13 @@ class Sweep:
         chains, joined = _join(self._held, new, self._width + 1)
         chains = self._name_ground(chains, [joined, same_piece], traced.same_feature)
         complete = np.all(chains.below < 0, axis=1)
-        asked = self._asked[chains.labels]
+        asked = self._asked[chains.labels] & ~chains.told
         done = asked & ~np.isin(chains.features, np.unique(chains.features[~complete[:, None] & asked]))
-        told = replace(chains, labels=np.where(done, np.uint8(OUTSIDE), chains.labels))
-        wanted = self._asked[told.labels].any(axis=1)
+        chains = replace(chains, told=chains.told | done)
+        wanted = (asked & ~done).any(axis=1)
         chain, side = np.nonzero(done)
         finished = self._finish(chains, chain, side, wanted) if len(chain) else None
-        self._held = told.forget(~wanted).take(np.flatnonzero(wanted | ~complete))
+        self._held = chains.forget(~wanted).take(np.flatnonzero(wanted | ~complete))
         return finished
 
     def _name_ground(self, chains: Chains, same_piece: list[np.ndarray], same_feature: np.ndarray) -> Chains:
@@ -121,27 +125,26 @@ class Sweep:
         """Lay out the features that some sides of chains go around."""
         order, rings = _find_rings(chains, chain, side)
         chain, side = chain[order], side[order]
-        # Going around with the ground on the left, Green's theorem gives what is enclosed, and takes off what is in holes.
-        sums = np.add.reduceat(np.where(side, 1, -1)[:, None] * chains.sums[chain], rings[:-1])
+        used, arc = np.unique(chain, return_inverse=True)
+        corners, arcs = self._close(chains, used)
+        enclosed = np.add.reduceat(np.where(side, -1, 1) * areas_beside(corners, arcs)[arc], rings[:-1])
         lead, lead_side = chain[rings[:-1]], side[rings[:-1]]
         piece, feature = chains.pieces[lead, lead_side], chains.features[lead, lead_side]
         lowest = np.maximum.reduceat(chains.lowest[chain], rings[:-1])
         first = np.minimum.reduceat(chains.first[chain], rings[:-1])
         start = chains.sectors[lead, 2 * lead_side]
-        place = np.lexsort((start, sums[:, 0] < 0, _ranked(piece, lowest, first), _ranked(feature, lowest, first)))
+        place = np.lexsort((start, enclosed < 0, _ranked(piece, lowest, first), _ranked(feature, lowest, first)))
         counts = np.diff(rings)[place]
         inside = ragged(rings[place], counts)
-        chain, side = chain[inside], side[inside]
+        arc, side = arc[inside], side[inside]
         pieces = np.flatnonzero(np.diff(piece[place], prepend=-1))
-        used, arc = np.unique(chain, return_inverse=True)
-        corners, arcs = self._close(chains, used)
         of, neighbours = self._foreign(chains.take(used), corners, arcs)
         outlines = Coverage(
             corners, arcs, np.where(side, ~arc, arc), np.append(0, np.cumsum(counts)), np.append(pieces, len(place)),
             chains.labels[lead, lead_side][place][pieces],
         )  # fmt: skip
         features = np.cumsum(np.diff(feature[place][pieces], prepend=-1) != 0) - 1
-        return Finished(outlines, features, np.add.reduceat(sums[place], pieces), of, neighbours, wanted[used])
+        return Finished(outlines, features, chains.labels[used], chains.closed[used], of, neighbours, wanted[used])
 
     def _foreign(self, chains: Chains, corners: np.ndarray, arcs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of the corners near chains those that are not their own, (q, 2), and the chain of each."""
@@ -194,7 +197,7 @@ def _join(held: Chains, new: Chains, columns: int) -> tuple[Chains, np.ndarray]:
         np.append(0, np.cumsum(np.add.reduceat(counts, offsets[:-1]))), chains.corners[ragged(chains.offsets[order], counts)],
         chains.labels[start], chains.pieces[start], chains.features[start], sectors, np.full((len(start), 2), -1),
         np.stack((below[start, 0], below[end, 1]), axis=1), first, np.maximum.reduceat(chains.lowest[order], offsets[:-1]),
-        np.add.reduceat(chains.sums[order], offsets[:-1]), place[chains.neighbour_of], chains.neighbours,
+        chains.told[start], place[chains.neighbour_of], chains.neighbours,
     ), same  # fmt: skip
 
 
@@ -245,8 +248,7 @@ def _ranked(group: np.ndarray, lowest: np.ndarray, first: np.ndarray) -> np.ndar
 
 def sweep(
     read: Callable[[int, int], np.ndarray], height: int, width: int, classes: Sequence[int], *, rows: int = 256,
-    connectivity: Connectivity = 4, reach: int = 0, sums: int = 0,
-    values: Callable[[int, int], Sequence[np.ndarray]] = lambda first, last: (),
+    connectivity: Connectivity = 4, reach: int = 0,
 ) -> Iterator[tuple[int, Finished | None]]:  # fmt: skip
     """Find the features of a class raster, from top to bottom.
 
@@ -258,13 +260,11 @@ def sweep(
         rows: rows at a time.
         connectivity: 4, or 8 to make one feature of pieces that touch at corners.
         reach: how far off, in pixels, a corner is still a neighbour of a border.
-        sums: how many values are summed up over pieces.
-        values: gives rows first to last of each, (rows, width) whole numbers.
 
     Yields:
         The row after a strip, and what that strip has finished.
     """
-    found = Sweep(height, width, classes, connectivity=connectivity, reach=reach, sums=sums)
+    found = Sweep(height, width, classes, connectivity=connectivity, reach=reach)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         before, after = top - reach - 1, bottom + reach + 1
@@ -272,4 +272,4 @@ def sweep(
         first, last = max(before, 0), min(after, height)
         labels[first - before : last - before, 1:-1] = read(first, last)
         strip = Strip(labels, top, top - before, bottom - before, height)
-        yield bottom, found.add(strip, values(top, bottom))
+        yield bottom, found.add(strip)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -103,12 +102,11 @@ class _Sides(NamedTuple):
         return np.where(upright, np.where(self.forwards, _SOUTH, _NORTH), np.where(self.forwards, _EAST, _WEST))
 
 
-def trace(strip: Strip, values: Sequence[np.ndarray] = (), *, reach: int = 0) -> Traced:
+def trace(strip: Strip, *, reach: int = 0) -> Traced:
     """Trace the borders in a strip.
 
     Args:
         strip: with `reach` + 1 rows above and below it.
-        values: (rows, cols) of whole numbers, to be summed over pieces, after their pixels.
         reach: how far off, in pixels, a corner is still a neighbour of a border; 0 looks for none.
     """
     labels, (begin, end) = strip.labels, strip.lines
@@ -169,8 +167,7 @@ def trace(strip: Strip, values: Sequence[np.ndarray] = (), *, reach: int = 0) ->
     chains = Chains(
         np.append(0, np.cumsum(np.bincount(owner, minlength=len(closed)))), np.column_stack((corners.col[where], row[where])),
         sides.labels[order[offsets[:-1]]], pieces, pieces, sectors, above, below, first_key, lowest,
-        _sum_up(strip, values, corners, sides, chain_of, len(closed)), neighbours[0],
-        (line - begin + strip.top) * upright.shape[1] + col,
+        np.zeros(pieces.shape, bool), neighbours[0], (line - begin + strip.top) * upright.shape[1] + col,
     )  # fmt: skip
     lead = np.zeros(len(closed), np.int64)
     lead[owner[key_of == first_key[owner]]] = where[key_of == first_key[owner]]
@@ -234,24 +231,6 @@ def _find_sides(labels: np.ndarray, corners: _Corners, by_column: np.ndarray, fr
         np.concatenate((left, upper)), np.concatenate((left + 1, lower)),
         np.column_stack((np.maximum(one, other), np.minimum(one, other))), one > other, len(left),
     )  # fmt: skip
-
-
-def _sum_up(
-    strip: Strip, values: Sequence[np.ndarray], corners: _Corners, sides: _Sides, chain_of: np.ndarray, chains: int
-) -> np.ndarray:
-    """Pixels and sums of values, by Green's theorem: all that lies left of a border, with the sign of its direction."""
-    begin, _ = strip.lines
-    upright = np.s_[sides.level :]
-    sign, col = np.where(sides.forwards[upright], 1, -1), corners.col[sides.upper[upright]]
-    from_, to = (corners.line[ends[upright]] - begin for ends in (sides.upper, sides.lower))
-    parts = [sign * col * (to - from_)]
-    for value in values:
-        table = np.zeros((strip.end - strip.begin + 1, strip.labels.shape[1] - 1), np.int64)
-        np.cumsum(np.cumsum(value, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
-        parts.append(sign * (table[to, col] - table[from_, col]))
-    sums = np.zeros((chains, len(parts)), np.int64)
-    np.add.at(sums, chain_of[upright], np.stack(parts, axis=1))
-    return sums
 
 
 def _side_left_of(

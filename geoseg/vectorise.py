@@ -13,7 +13,8 @@ import numpy as np
 
 from geoseg.balance import Balance
 from geoseg.choices import Connectivity, Format
-from geoseg.class_rasters import ClassRows, ConfidenceRows
+from geoseg.class_rasters import ClassRows
+from geoseg.confidence import ConfidenceRaster
 from geoseg.errors import GeoreferenceError, InputError
 from geoseg.legend import Legend
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
@@ -102,24 +103,23 @@ def polygonize_raster(
         )
     with ExitStack() as stack:
         rows = ClassRows(scene, stack.enter_context(scene.open()), legend)
-        scores = ConfidenceRows(confidence, scene, stack) if confidence else None
-        stored_as = scores.stored_as if scores else None
+        scores = ConfidenceRaster(confidence, scene, stack) if confidence else None
         layer = stack.enter_context(
             LayerWriter(out, format=format, style=layer_style(legend, only), multi=connectivity == 8)
         )
-        balance, sums = Balance(scene, legend, chosen), 2 if scores else 0
+        balance = Balance(scene, legend, chosen)
 
         def tabulate(finished: Finished, polygons: np.ndarray) -> gpd.GeoDataFrame:
             return polygon_table(
                 finished, polygons, legend, first_id=balance.polygons + 1, connectivity=connectivity, crs=scene.crs,
-                confidence=stored_as,
+                confidence=scores.of(finished) if scores else None,
             )  # fmt: skip
 
-        layer.write(tabulate(Finished.none(sums), np.empty(0, object)))  # where nothing follows, it tells the columns
+        layer.write(tabulate(Finished.none(), np.empty(0, object)))  # where nothing follows, it tells the columns
         top = 0
         for bottom, finished in sweep(
             rows.read, scene.height, scene.width, chosen, rows=max(_STRIP // scene.width, _LEAST), connectivity=connectivity,
-            reach=reach_of(simplify), sums=sums, values=scores.read if scores else lambda first, last: (),
+            reach=reach_of(simplify),
         ):  # fmt: skip
             balance.count(rows.read(top, bottom), top)
             if finished is not None:

@@ -8,7 +8,6 @@ import math
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -22,11 +21,11 @@ from affine import Affine
 from rasterio.crs import CRS
 from test_sweep import swept
 
+from geoseg.confidence import Confidence
 from geoseg.errors import InputError
 from geoseg.legend import parse_legend
 from geoseg.polygon_layer import (
     LAYER,
-    Confidence,
     Format,
     LayerWriter,
     find_format,
@@ -45,12 +44,11 @@ FORMATS: list[Format] = ["gpkg", "fgb", "geojson"]
 
 
 def table_of(
-    labels: np.ndarray = LABELS, chosen: tuple[int, ...] = (1, 2), values: Sequence[np.ndarray] = (),
-    transform: Affine = TRANSFORM, **options: object,
-) -> gpd.GeoDataFrame:  # fmt: skip
+    labels: np.ndarray = LABELS, chosen: tuple[int, ...] = (1, 2), transform: Affine = TRANSFORM, **options: object
+) -> gpd.GeoDataFrame:
     settings = {"connectivity": 4, "crs": UTM, **options}
-    found = swept(labels, classes=chosen, values=values, connectivity=settings["connectivity"])  # type: ignore[arg-type]
-    (finished,) = found or [Finished.none(len(values))]
+    found = swept(labels, classes=chosen, connectivity=settings["connectivity"])  # type: ignore[arg-type]
+    (finished,) = found or [Finished.none()]
     return polygon_table(finished, finished.outlines.polygons(transform), LEGEND, **settings)  # type: ignore[arg-type]
 
 
@@ -140,17 +138,11 @@ def test_with_connectivity_8_pieces_that_touch_at_corners_are_one_feature() -> N
     assert [len(geometry.geoms) for geometry in table.geometry] == [1, 2]
 
 
-def test_confidence_is_the_mean_over_the_valid_pixels() -> None:
-    stored = np.array([[0, 100, 200, 250], [0, 0, 0, 0], [50, 0, 0, 0]], np.uint8)
-    valid = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 0]], bool)
-    scale = Confidence(1 / 250, 0.0)
-    table = table_of(values=[stored, valid], confidence=scale)
-    assert table["confidence"].to_numpy() == pytest.approx([150 / 250, 125 / 250, 50 / 250])
-    assert list(table.columns).index("confidence") == list(table.columns).index("pixels") - 1
-    joined = table_of(connectivity=8, values=[stored, valid], confidence=scale)
-    assert joined["confidence"].to_numpy() == pytest.approx([125 / 250, 350 / 3 / 250])
-    nowhere = table_of(values=[stored, np.zeros_like(valid)], confidence=scale)
-    assert nowhere["confidence"].isna().all()
+def test_confidence_stands_before_the_pixels() -> None:
+    table = table_of(confidence=Confidence(np.array([0.5, 0.25, np.nan]), np.array([0.4, 0.2, np.nan])))
+    assert list(table.columns)[-4:] == ["confidence", "confidence_p5", "pixels", "geometry"]
+    assert table["confidence"].tolist()[:2] == [0.5, 0.25]
+    assert table["confidence_p5"].isna().tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -187,7 +179,7 @@ def test_tables_are_gathered_into_one_layer(tmp_path: Path, format: Format, monk
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_empty_layer_is_written(tmp_path: Path, format: Format) -> None:
-    table = table_of(chosen=(), values=[LABELS, LABELS], confidence=Confidence(1.0, 0.0))
+    table = table_of(chosen=(), confidence=Confidence(np.zeros(0), np.zeros(0)))
     write(tmp_path / f"a.{format}", table, format=format)
     information = pyogrio.read_info(tmp_path / f"a.{format}", layer=LAYER, force_feature_count=True)
     assert information["features"] == 0
@@ -195,7 +187,8 @@ def test_an_empty_layer_is_written(tmp_path: Path, format: Format) -> None:
         assert information["crs"] == "EPSG:32614"
         assert dict(zip(information["fields"], information["ogr_types"], strict=True)) == {
             "id": "OFTInteger64", "class_value": "OFTInteger64", "class_name": "OFTString", "area_m2": "OFTReal",
-            "area_ha": "OFTReal", "perimeter_m": "OFTReal", "compactness": "OFTReal", "confidence": "OFTReal", "pixels": "OFTInteger64",
+            "area_ha": "OFTReal", "perimeter_m": "OFTReal", "compactness": "OFTReal", "confidence": "OFTReal",
+            "confidence_p5": "OFTReal", "pixels": "OFTInteger64",
         }  # fmt: skip
 
 

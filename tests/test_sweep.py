@@ -28,14 +28,10 @@ def swept(
     labels: np.ndarray,
     rows: int = 1000,
     classes: Sequence[int] = EVERY,
-    values: Sequence[np.ndarray] = (),
     **options: int,
 ) -> list[Finished]:
     """What each strip has finished."""
-    found = sweep(
-        lambda first, last: labels[first:last], *labels.shape, classes, rows=rows, sums=len(values),
-        values=lambda first, last: [value[first:last] for value in values], **options,
-    )  # fmt: skip
+    found = sweep(lambda first, last: labels[first:last], *labels.shape, classes, rows=rows, **options)
     return [finished for _, finished in found if finished is not None]
 
 
@@ -45,13 +41,13 @@ def whole(labels: np.ndarray, **options: object) -> Finished:
     return finished
 
 
-def described(parts: Sequence[Finished]) -> list[tuple[bytes, int, list[int], int]]:
-    """Each piece: its polygon, class and sums, and the number of its feature."""
+def described(parts: Sequence[Finished]) -> list[tuple[bytes, int, int, int]]:
+    """Each piece: its polygon, class and pixels, and the number of its feature."""
     pieces, before = [], 0
     for part in parts:
         polygons = shapely.to_wkb(part.outlines.polygons(PIXELS)).tolist()
         features = (part.features + before).tolist()
-        pieces += zip(polygons, part.outlines.classes.tolist(), part.sums.tolist(), features, strict=True)
+        pieces += zip(polygons, part.outlines.classes.tolist(), part.pixels.tolist(), features, strict=True)
         before += int(part.features.max()) + 1
     return pieces
 
@@ -108,12 +104,41 @@ def test_polygons_are_valid_and_share_every_edge(labels: np.ndarray) -> None:
     assert shapely.area(polygons).sum() == labels.size
 
 
-@given(label_maps(), st.integers(0, 2**32 - 1))
-def test_sums_and_pixel_counts_are_those_of_the_pixels(labels: np.ndarray, seed: int) -> None:
-    values = np.random.default_rng(seed).integers(0, 256, labels.shape).astype(np.uint8)
-    found, numbers = whole(labels, values=[values]), components(labels, SIDES)
-    assert np.array_equal(found.sums[:, 0], np.bincount(numbers.ravel()))
-    assert np.array_equal(found.sums[:, 1], np.bincount(numbers.ravel(), values.ravel()))
+@given(label_maps())
+def test_pixels_and_runs_are_those_of_the_pieces(labels: np.ndarray) -> None:
+    found, numbers = whole(labels), components(labels, SIDES)
+    assert np.array_equal(found.pixels, np.bincount(numbers.ravel()))
+    runs = found.outlines.runs(np.repeat(np.arange(len(found.features)), np.diff(found.outlines.pieces)))
+    back = np.full(labels.shape, -1)
+    for piece, row, begin, end in zip(*runs, strict=True):
+        assert (back[row, begin:end] == -1).all()
+        back[row, begin:end] = piece
+    assert np.array_equal(back, numbers)
+    assert all((np.diff(runs.row)[np.diff(runs.name) == 0] >= 0).tolist())
+
+
+@given(label_maps())
+def test_an_arc_tells_what_lies_on_both_of_its_sides(labels: np.ndarray) -> None:
+    found, around = whole(labels), np.pad(labels, 1, constant_values=OUTSIDE)
+    for arc, pair in zip(np.split(found.outlines.vertices, found.outlines.arcs[1:-1]), found.labels, strict=True):
+        (col, row), (next_col, next_row) = arc[:2].tolist()
+        down, right = np.sign(next_row - row), np.sign(next_col - col)
+        # The pixels beside the first step, in a raster with a border of one pixel.
+        left_of = (row + (1 - right + down) // 2 + 0, col + (1 + right + down) // 2)
+        right_of = (row + (1 + right + down) // 2, col + (1 + right - down) // 2)
+        assert pair.tolist() == [around[left_of], around[right_of]]
+
+
+@given(label_maps())
+def test_a_closed_arc_has_no_node(labels: np.ndarray) -> None:
+    found = whole(labels)
+    around = np.pad(labels, 1, constant_values=OUTSIDE)
+    for arc, closed in zip(np.split(found.outlines.vertices, found.outlines.arcs[1:-1]), found.closed, strict=True):
+        col, row = arc[0]
+        (a, b), (c, d) = around[row : row + 2, col : col + 2].tolist()
+        borders = (a != b) + (c != d) + (a != c) + (b != d)
+        corner = row in (0, labels.shape[0]) and col in (0, labels.shape[1])
+        assert closed == (arc[0].tolist() == arc[-1].tolist() and borders == 2 and not corner)
 
 
 @given(label_maps())
@@ -157,8 +182,7 @@ def test_a_straight_side_has_no_more_vertices_than_it_needs() -> None:
 @example(np.array([[1, 0, 0, 1, 2], [0, 1, 2, 2, 1], [1, 1, 2, 1, 0], [1, 2, 1, 1, 1]], np.uint8), 8, 1)
 @given(label_maps(), st.sampled_from([4, 8]), st.integers(0, 4))
 def test_strips_of_any_height_finish_the_same_features(labels: np.ndarray, connectivity: int, reach: int) -> None:
-    values = (np.indices(labels.shape).sum(axis=0) * 7 % 256).astype(np.uint8)
-    options = {"values": [values], "connectivity": connectivity, "reach": reach}
+    options = {"connectivity": connectivity, "reach": reach}
     expected = described(swept(labels, **options))  # type: ignore[arg-type]
     for rows in (1, 2, 5, 17):
         assert described(swept(labels, rows, **options)) == expected  # type: ignore[arg-type]
@@ -166,8 +190,8 @@ def test_strips_of_any_height_finish_the_same_features(labels: np.ndarray, conne
 
 @given(label_maps(), st.sampled_from([4, 8]))
 def test_a_class_that_is_not_asked_for_changes_nothing_in_the_others(labels: np.ndarray, connectivity: int) -> None:
-    def of_class_1(pieces: list[tuple[bytes, int, list[int], int]]) -> list[tuple[bytes, list[int]]]:
-        return [(polygon, sums) for polygon, label, sums, _ in pieces if label == 1]
+    def of_class_1(pieces: list[tuple[bytes, int, int, int]]) -> list[tuple[bytes, int]]:
+        return [(polygon, pixels) for polygon, label, pixels, _ in pieces if label == 1]
 
     every = described(swept(labels, connectivity=connectivity))
     for rows in (1, 5, 1000):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import shapely
 from test_sweep import swept
 
 from geoseg.balance import Balance
-from geoseg.class_rasters import ClassRows, ConfidenceRows, find_legend
+from geoseg.class_rasters import ClassRows, find_legend
 from geoseg.errors import GeoreferenceError, InputError, LegendError, RasterError
 from geoseg.legend import LEGEND_TAG, Legend, parse_legend
 from geoseg.outlines import Coverage
@@ -139,44 +138,6 @@ def test_a_value_outside_the_legend_is_named(write_scene: WriteScene, value: int
     scene = describe_scene(write_scene("a.tif", np.array([[0, 1, value]], np.int32)))
     with pytest.raises(LegendError, match=f"a.tif: value {value} found, which is not in its legend"):
         indices_of(scene)
-
-
-def confidence_of(path: Path, classes: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence from 0 to 1, and where it is known."""
-    with ExitStack() as stack:
-        rows = ConfidenceRows(path, describe_scene(classes), stack)
-        stored, valid = rows.read(0, 3)
-    return stored * rows.stored_as.scale + rows.stored_as.offset, valid
-
-
-def test_confidence_is_read_with_its_scale(classes: Path, confidence: Path) -> None:
-    found, valid = confidence_of(confidence, classes)
-    assert found == pytest.approx(0.8)
-    assert valid.all()
-
-
-def test_confidence_may_be_a_share_with_nan(classes: Path, write_scene: WriteScene) -> None:
-    shares = np.full(VALUES.shape, 0.3, np.float32)
-    shares[0, 0] = np.nan
-    found, valid = confidence_of(write_scene("c.tif", shares), classes)
-    assert not valid[0, 0]
-    assert found[valid] == pytest.approx(0.3, abs=1e-7)
-
-
-def test_confidence_that_does_not_fit_is_refused(classes: Path, write_scene: WriteScene) -> None:
-    with pytest.raises(RasterError, match=r"c\.tif: another grid found; one band on the grid of a_classes\.tif"):
-        confidence_of(write_scene("c.tif", np.zeros((3, 5), np.uint8)), classes)
-    with pytest.raises(RasterError, match=r"d\.tif: 2 bands found"):
-        confidence_of(write_scene("d.tif", np.zeros((2, *VALUES.shape), np.uint8)), classes)
-    with pytest.raises(RasterError, match=r"e\.tif: values from 200 to 200 found; confidence goes from 0 to 1"):
-        confidence_of(write_scene("e.tif", np.full(VALUES.shape, 200, np.uint8)), classes)
-    with pytest.raises(RasterError, match=r"f\.tif: values from -0\.5 to -0\.5 found"):
-        confidence_of(write_scene("f.tif", np.full(VALUES.shape, -0.5, np.float32)), classes)
-
-
-def test_confidence_may_be_unknown_everywhere(classes: Path, write_scene: WriteScene) -> None:
-    path = write_scene("c.tif", np.full(VALUES.shape, 255, np.uint8), nodata=255)
-    assert not confidence_of(path, classes)[1].any()
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])
