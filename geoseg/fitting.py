@@ -94,8 +94,8 @@ class ChipModule(lightning.LightningDataModule):
     def train_dataloader(self) -> Any:
         # Lightning begins to iterate before it tells the sampler which epoch a resumed run is in.
         assert self.trainer is not None
-        self._train.epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        return training_loader(self._train, sampling=self._recipe.sampling, **self._shares())
+        epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        return training_loader(self._train, epoch=epoch, sampling=self._recipe.sampling, **self._shares())
 
     def val_dataloader(self) -> Any:
         return validation_loader(self._val, **self._shares())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from geoseg.raster import georeference_optional
 
 BLOCK = 512
 """Side of the blocks of the rasters written here; cores are multiples of it, so each block is written once."""
+_COMPRESSING = max(1, (os.cpu_count() or 1) // 4)  # threads of a writer; more would be taken from the network
 
 
 def write_geotiff(
@@ -116,6 +118,7 @@ class TiledWriter:
                 path, "w", driver="GTiff", height=height, width=width, count=count, dtype=dtype, crs=crs,
                 transform=_written(transform), nodata=nodata, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
                 compress="deflate", zlevel=1, bigtiff="if_safer", photometric="minisblack", sparse_ok=True,
+                num_threads=_COMPRESSING,
             )  # fmt: skip
 
     def write(self, pixels: np.ndarray, window: Window) -> None:

@@ -44,7 +44,7 @@ class ChipDataset(Dataset[Sample]):
         crop: int = 0, seed: int = 0,
     ) -> None:  # fmt: skip
         self.folder, self.chips, self.image = folder, folder.of(split), image
-        self.augmentation, self.crop, self.seed, self.epoch = augmentation, crop, seed, 0
+        self.augmentation, self.crop, self.seed = augmentation, crop, seed
         self._kept: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._room = _CACHE_BYTES
         self._samples_per_chip = max(1, round(image.chip_size**2 / crop**2)) if crop else 1
@@ -52,12 +52,14 @@ class ChipDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.chips) * self._samples_per_chip
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, key: int) -> Sample:
+        """The sample of a number, plus the epoch times the length: workers outlive an epoch, and must be told of it."""
+        epoch, index = divmod(key, len(self))
         pixels, valid, mask = self._read(index % len(self.chips))
         if self.augmentation is None:
             image = self.image.normalise(pixels, valid)
         else:
-            rng = np.random.default_rng((self.seed, self.epoch, index))
+            rng = np.random.default_rng((self.seed, epoch, index))
             image, mask = self.augmentation.apply(
                 pixels, valid, mask, rng, crop=self.crop, normalise=self.image.normalise
             )
@@ -75,28 +77,29 @@ class ChipDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[int]):
-    """Another order of the chips in each epoch, which follows from (seed, epoch).
+    """Another order of the samples in each epoch, which follows from (seed, epoch), as keys of `ChipDataset`.
 
     `balanced` draws with replacement, a chip with the mean of its pixels' 1 / sqrt(share of the class) for a weight, so
     that chips with rare classes come more often. With several processes each takes every n-th chip.
     """
 
     def __init__(self, chips: ChipDataset, sampling: Sampling = "uniform", *, rank: int = 0, ranks: int = 1) -> None:
-        self._chips, self._rank, self._ranks = chips, rank, ranks
+        self._chips, self._rank, self._ranks, self.epoch = chips, rank, ranks, 0
         self._weights = _chip_weights(chips) if sampling == "balanced" else None
 
     def __len__(self) -> int:
         return len(self._chips) // self._ranks
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before an epoch's loader, and its workers, start."""
-        self._chips.epoch = epoch
+        """Called by Lightning before an epoch."""
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng((self._chips.seed, self._chips.epoch))
+        rng = np.random.default_rng((self._chips.seed, self.epoch))
         count = len(self._chips)
         order = rng.permutation(count) if self._weights is None else rng.choice(count, count, p=self._weights)
-        return iter(order[self._rank :: self._ranks][: len(self)].tolist())
+        keys = order + self.epoch * count
+        return iter(keys[self._rank :: self._ranks][: len(self)].tolist())
 
 
 def _chip_weights(chips: ChipDataset) -> np.ndarray:
@@ -109,13 +112,15 @@ def _chip_weights(chips: ChipDataset) -> np.ndarray:
 
 
 def training_loader(
-    chips: ChipDataset, *, batch_size: int, sampling: Sampling, workers: int, rank: int = 0, ranks: int = 1
+    chips: ChipDataset, *, epoch: int, batch_size: int, sampling: Sampling, workers: int, rank: int = 0, ranks: int = 1
 ) -> DataLoader[Any]:
-    """Batches of a new order in each epoch, without a last batch that is too small for batch norm."""
+    """Batches of a new order in each epoch, from the one that is given on, without a last batch that is too small for batch norm."""
     sampler = EpochSampler(chips, sampling, rank=rank, ranks=ranks)
+    sampler.set_epoch(epoch)
     return DataLoader(
         chips, batch_size=batch_size, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available(),
         drop_last=len(sampler) >= batch_size,
+        persistent_workers=workers > 0,  # to start them takes longer than many an epoch, and they have kept their chips
         generator=torch.Generator(),  # else a number of the global one is used up, before or after it is seeded
     )  # fmt: skip
 
@@ -126,7 +131,7 @@ def validation_loader(
     """Batches of whole chips in their order; smaller ones are filled up with pixels that do not count."""
     return DataLoader(
         chips, batch_size=batch_size, sampler=range(rank, len(chips), ranks), num_workers=workers,
-        pin_memory=torch.cuda.is_available(), collate_fn=_fill_up,
+        pin_memory=torch.cuda.is_available(), collate_fn=_fill_up, persistent_workers=workers > 0,
     )  # fmt: skip
 
 

@@ -38,8 +38,8 @@ def test_a_sample_follows_from_seed_epoch_and_number(folder):
     assert torch.equal(one[3][0], other[3][0])
     assert one[3][0].shape == (2, 12, 12)
     assert one[3][1].dtype == torch.int64
-    other.epoch = 1
-    assert not torch.equal(one[3][0], other[3][0])
+    assert not torch.equal(one[3][0], one[3 + len(one)][0])
+    assert torch.equal(one[3 + len(one)][0], other[3 + len(one)][0])
     assert not torch.equal(one[3][0], dataset(folder, seed=1, **moved)[3][0])
 
 
@@ -78,8 +78,9 @@ def test_an_epoch_is_every_chip_once_in_an_order_of_its_own(folder):
     for epoch in range(3):
         sampler.set_epoch(epoch)
         orders.append(list(sampler))
-    assert all(sorted(order) == list(range(16)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 3
+    for epoch, order in enumerate(orders):
+        assert sorted(order) == list(range(16 * epoch, 16 * epoch + 16))
+    assert len({tuple(key % 16 for key in order) for order in orders}) == 3
     sampler.set_epoch(1)
     assert list(sampler) == orders[1]
 
@@ -99,7 +100,7 @@ def test_balanced_sampling_draws_rare_classes_more_often(folder):
     sampler, drawn = EpochSampler(chips, "balanced"), Counter()
     for epoch in range(300):
         sampler.set_epoch(epoch)
-        drawn.update(list(sampler))
+        drawn.update(key % 16 for key in sampler)
     shares = np.array([chip.class_pixels for chip in chips.chips]).sum(axis=0) / (64 * 64)
     weights = np.array([np.array(chip.class_pixels) @ shares**-0.5 for chip in chips.chips])
     expected = weights / weights.sum()
@@ -109,8 +110,8 @@ def test_balanced_sampling_draws_rare_classes_more_often(folder):
 
 
 def test_the_last_batch_is_left_out_only_where_others_are_left(folder):
-    assert len(training_loader(dataset(folder), batch_size=5, sampling="uniform", workers=0)) == 3
-    assert len(training_loader(dataset(folder), batch_size=20, sampling="uniform", workers=0)) == 1
+    assert len(training_loader(dataset(folder), epoch=0, batch_size=5, sampling="uniform", workers=0)) == 3
+    assert len(training_loader(dataset(folder), epoch=0, batch_size=20, sampling="uniform", workers=0)) == 1
 
 
 def test_chips_of_several_sizes_are_filled_up_with_what_does_not_count(folder, monkeypatch):
@@ -136,3 +137,15 @@ def test_scaling_is_that_of_the_image_given(folder):
     )
     shifted = ChipDataset(folder, "train", image)[0][0]
     torch.testing.assert_close(shifted, dataset(folder)[0][0] - 1, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_that_outlive_an_epoch_know_the_next_one(folder, workers):
+    chips = dataset(folder, augmentation=parse_augment("d4+photometric"))
+    loader = training_loader(chips, epoch=3, batch_size=8, sampling="uniform", workers=workers)
+    for epoch in (3, 4):
+        loader.sampler.set_epoch(epoch)
+        images = torch.cat([images for images, _ in loader])
+        sampler = EpochSampler(chips)
+        sampler.set_epoch(epoch)
+        assert torch.equal(images, torch.stack([chips[key][0] for key in sampler]))
