@@ -17,8 +17,8 @@ import one another:
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging
               inference seams; augment optimisation recipe transfer plan
-              samples learning checkpoints fitting; outlines chains tracing sweep simplification confidence
-              polygon_layer class_rasters balance vectorise; strips styles qgis
+              samples learning checkpoints fitting; outlines chains tracing sweep simplification smoothing
+              generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps report
     floor 1   raster remote geotiff scenes labels polygon_labels split
     floor 0   errors choices named_parts progress pipeline legend spec grid metrics files

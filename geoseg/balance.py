@@ -76,7 +76,7 @@ class Balance:
 
     def facts(self) -> dict[str, Any]:
         """As it stands in the run file."""
-        classes = []
+        classes: list[dict[str, Any]] = []
         for index in self._chosen:
             entry, by_pixels, by_polygons = (
                 self._legend.classes[index],

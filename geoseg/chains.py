@@ -148,3 +148,20 @@ def _open_loops(following: np.ndarray, rank: np.ndarray, looped: np.ndarray) -> 
     opened = following.copy()
     opened[looped[rank[looped[onwards]] == least[onwards]]] = -1
     return opened
+
+
+def least_names(names: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All names, ascending, and for each the least name of the same thing, given (n, 2) pairs of names for one thing."""
+    known, place = np.unique(np.append(names, same), return_inverse=True)
+    pairs = place[names.size :]
+    one, other = pairs.reshape(-1, 2).T
+    least = np.arange(len(known))
+    while True:
+        of_one, of_other = least[one], least[other]
+        differ = of_one != of_other
+        if not differ.any():
+            return known, known[least]
+        one, other, of_one, of_other = one[differ], other[differ], of_one[differ], of_other[differ]
+        np.minimum.at(least, np.maximum(of_one, of_other), np.minimum(of_one, of_other))
+        while not np.array_equal(further := least[least], least):
+            least = further

@@ -192,14 +192,31 @@ unlabelled_option = click.option(
 )
 chip_size_option = click.option("--chip-size", default=256, help="Rows and columns of a chip.")
 split_option = click.option("--split", default="8:1:1", help="Shares of train, val and test.")
-only_option = click.option(
-    "--only", multiple=True, callback=lambda ctx, option, values: ",".join(values) if values else None,
-    metavar="TEXT", help="Classes, by name or value.  [default: all but the background]",
-)  # fmt: skip
-simplify_option = click.option("--simplify", default=1.5, help="Largest shift of an outline, in pixels.")
-connectivity_option = click.option(
-    "--connectivity", type=_choice(choices.Connectivity), default=4, help="8 joins pixels that touch at corners."
-)
+OUTLINES = [
+    click.option(
+        "--only", multiple=True, callback=lambda ctx, option, values: ",".join(values) if values else None,
+        metavar="TEXT", help="Classes, by name or value.  [default: all but the background]",
+    ),
+    click.option("--simplify", default=1.5, help="Largest shift of an outline, in pixels."),
+    click.option("--smooth", is_flag=True, help="Round the corners of outlines."),
+    click.option("--min-area", default=0.0, help="m2 of the smallest polygon; see --small."),
+    click.option("--max-area", type=float, help="m2 of the largest polygon; larger ones are left out."),
+    click.option("--min-hole", default=0.0, help="m2 of the smallest hole; smaller ones are filled."),
+    click.option(
+        "--small", type=_choice(choices.Small), default="merge",
+        help="What becomes of small ones: part of the neighbour with the longest shared edge, or a gap.",
+    ),
+    click.option("--connectivity", type=_choice(choices.Connectivity), default=4, help="8 joins pixels that touch at corners."),
+]  # fmt: skip
+
+
+def outline_options(command: Any) -> Any:
+    """What `predict` and `polygonize` have in common."""
+    for option in reversed(OUTLINES):
+        command = option(command)
+    return command
+
+
 precision_option = click.option("--precision", type=_choice(choices.Precision), default="auto", help="Of the network.")
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 threshold_option = click.option(
@@ -327,9 +344,7 @@ def train(chips: str, **options: Any) -> Any:
 @click.option("--confidence/--no-confidence", default=True, help="Write the probability of the class chosen.")
 @click.option("--probabilities/--no-probabilities", default=False, help="Write the probability of every class.")
 @click.option("--polygons/--no-polygons", default=True, help="Write polygons of the classes.")
-@only_option
-@simplify_option
-@connectivity_option
+@outline_options
 @click.option("--check-seams", is_flag=True, help="Measure how windows disagree along their borders.")
 @click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that predicts (extra).")
 @stack_option
@@ -345,10 +360,8 @@ def predict(scenes: tuple[str, ...], **options: Any) -> Any:
 @cli.command(cls=Verb)
 @click.argument("classes", type=PATH, metavar="CLASSES.tif")
 @click.option("-o", "--out", type=PATH, required=True, help="Polygon file; its suffix tells the format.")
-@only_option
-@simplify_option
-@connectivity_option
-@click.option("--confidence", type=PATH, help="Confidence raster, for a mean per polygon.")
+@outline_options
+@click.option("--confidence", type=PATH, help="Confidence raster: a mean and a 5th percentile per polygon.")
 @click.option("--format", type=_choice(choices.Format), help="Of the polygon file.  [default: by suffix]")
 @overwrite_option
 def polygonize(classes: str, **options: Any) -> Any:

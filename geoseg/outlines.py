@@ -77,6 +77,13 @@ class Coverage:
         """Area of each piece, in pixels."""
         return np.add.reduceat(self.ring_areas(), self.pieces[:-1])
 
+    def first_corners(self) -> np.ndarray:
+        """Of each ring the first corner in reading order, (rings, 2) column and row: of whole pixel corners."""
+        (col, row), width = self.vertices.T, self.vertices[:, 0].max(initial=0) + 1
+        arc = np.maximum(self.ring_arcs, ~self.ring_arcs)
+        first = np.minimum.reduceat(np.minimum.reduceat(row * width + col, self.arcs[:-1])[arc], self.rings[:-1])
+        return np.column_stack((first % width, first // width))
+
     def runs(self, names: np.ndarray) -> Runs:
         """The pixels inside rings, where these follow the sides of pixels.
 

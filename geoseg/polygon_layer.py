@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import sqlite3
@@ -219,8 +220,35 @@ def _make_with_gdal(gathered: Path, target: Path, format: Format) -> None:
 
 
 def _make_parquet(gathered: Path, target: Path) -> None:
-    table = gpd.read_file(gathered, layer=LAYER)
-    table.to_parquet(target, compression="zstd", schema_version="1.1.0", write_covering_bbox=True)
+    """Copy a layer likewise, into GeoParquet 1.1 with a box per row, so that a reader can pass over what is elsewhere."""
+    import pyarrow  # an extra
+    from pyarrow import parquet
+
+    with open_arrow(gathered, layer=LAYER, use_pyarrow=True, batch_size=8192) as (facts, rows):
+        name, columns = (
+            facts["geometry_name"],
+            [field for field in rows.schema.names if field != facts["geometry_name"]],
+        )
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        box = pyarrow.struct([(corner, pyarrow.float64()) for corner in corners])
+        told = {
+            "encoding": "WKB",
+            "geometry_types": [facts["geometry_type"]],
+            "crs": pyproj.CRS.from_user_input(facts["crs"]).to_json_dict() if facts["crs"] else None,
+            "covering": {"bbox": {corner: ["bbox", corner] for corner in corners}},
+        }
+        document = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": told}}
+        schema = pyarrow.schema(
+            [*(rows.schema.field(field) for field in columns), ("geometry", pyarrow.binary()), ("bbox", box)],
+            metadata={"geo": json.dumps(document)},
+        )
+        with parquet.ParquetWriter(target, schema, compression="zstd") as file:
+            for batch in rows:
+                geometry = batch.column(name)
+                bounds = shapely.bounds(shapely.from_wkb(geometry.to_numpy(zero_copy_only=False))).reshape(-1, 4)
+                boxes = pyarrow.StructArray.from_arrays([pyarrow.array(part) for part in bounds.T], fields=list(box))
+                arrays = [*(batch.column(field) for field in columns), geometry.cast(pyarrow.binary()), boxes]
+                file.write_batch(pyarrow.RecordBatch.from_arrays(arrays, schema=schema))
 
 
 def _count(path: Path, format: Format) -> int:

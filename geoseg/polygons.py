@@ -8,14 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geoseg.choices import Connectivity, Format
+from geoseg.choices import Connectivity, Format, Small
 from geoseg.class_rasters import find_legend
+from geoseg.errors import Faults
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.polygon_layer import find_format
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.scenes import describe_scene
-from geoseg.vectorise import layer_style, polygonize_raster, refuse_odd_outlines
+from geoseg.vectorise import PolygonOptions, layer_style, polygonize_raster
+
+_TAKEN_AWAY = {
+    "merged": "{} small ones merged into their neighbours",
+    "dropped": "{} small ones dropped",
+    "filled": "{} small holes filled",
+    "too_large": "{} large ones left out",
+}
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,18 @@ class PolygonLayer:
                 area, more = entry["area_by_polygons_m2"] / 1e4, entry["difference_m2"] / 1e4
                 line += f" {area:>14,.2f} ha ({more:+,.2f} ha against the pixels)"
             lines.append(line)
+        for name, found in self.balance.items():
+            if name in _TAKEN_AWAY:
+                count = found["holes" if name == "filled" else "polygons"]
+                lines.append(f"  {_TAKEN_AWAY[name].format(f'{count:,}'):<60} {found['area_m2'] / 1e4:>14,.2f} ha")
         gap, overlapping = self.balance["gap_pixels"], self.balance["overlapping_polygons"]
         return "\n".join([*lines, f"  gaps: {gap:g} pixels, overlaps: {overlapping} polygons"])
 
     def to_dict(self) -> dict[str, Any]:
         """`path`; `polygons`, their count; `gap_pixels` and `overlapping_polygons` among the polygons of all classes,
         background and nodata included; and per class, in `classes`, `value`, `name`, `polygons`, `pixels`,
-        `area_by_pixels_m2`, `area_by_polygons_m2` and `difference_m2` (None without a CRS)."""
+        `area_by_pixels_m2`, `area_by_polygons_m2` and `difference_m2` (None without a CRS); and, where they were asked
+        for, `merged`, `dropped`, `filled` and `too_large`, each with how many `polygons` (or `holes`) and `area_m2`."""
         return {"path": str(self.path), **self.balance}
 
 
@@ -57,6 +70,11 @@ def polygonize(
     out: str | Path,
     only: str | Sequence[str | int] | None = None,
     simplify: float = 1.5,
+    smooth: bool = False,
+    min_area: float = 0.0,
+    max_area: float | None = None,
+    min_hole: float = 0.0,
+    small: Small = "merge",
     connectivity: Connectivity = 4,
     confidence: str | Path | None = None,
     format: Format | None = None,
@@ -72,8 +90,14 @@ def polygonize(
         only: names or values of the classes to make polygons of, as a list or a text split by commas; None takes all but
             the background.
         simplify: how far, in pixels, a simplified outline may lie from the pixels' edges; 0 keeps these.
+        smooth: round the corners of outlines, each by 1.5 pixels at most.
+        min_area: m2; features that are smaller, by their pixels, are taken away as `small` says.
+        max_area: m2; features that are larger, by their pixels, are left out. None leaves none out.
+        min_hole: m2; smaller holes are filled: what is in them, nodata too, goes to what is around them.
+        small: `merge` gives a small feature to the neighbouring class with the longest shared edge, background included, and
+            drops it where it lies in nodata alone; `drop` leaves a gap.
         connectivity: 4, or 8 to join pixels of a class that touch at corners; the features are multipolygons then.
-        confidence: a confidence raster on the same grid, whose mean over each polygon is written.
+        confidence: a confidence raster on the same grid, whose mean and 5th percentile in each polygon are written.
         format: `gpkg`, `fgb`, `geojson` or `parquet`; None goes by the suffix of `out`.
         overwrite: replace an earlier output.
         progress: called after each step.
@@ -92,7 +116,10 @@ def polygonize(
     # Where an input bears the stem of the output, that style is the input's own.
     if format != "gpkg" and style.resolve() not in {entry.with_suffix(".qml").resolve() for entry in inputs}:
         targets.append(style)
-    refuse_odd_outlines(simplify, connectivity)
+    options = PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity)
+    faults = Faults()
+    options.refuse_odd(faults)
+    faults.raise_any()
     refuse_inputs(targets, inputs)
     refuse_existing(targets, overwrite)
     with bounded_cache(), ExitStack() as stack:
@@ -102,8 +129,5 @@ def polygonize(
         if style in targets:
             beside = stack.enter_context(publish(style, overwrite=overwrite))
             beside.write_text(qml, encoding="utf-8")
-        balance = polygonize_raster(
-            path, scores, legend, partial, only=only, simplify=simplify,
-            connectivity=connectivity, format=format, progress=progress,
-        )  # fmt: skip
+        balance = polygonize_raster(path, scores, legend, partial, options, format=format, progress=progress)
     return PolygonLayer(out, balance)

@@ -14,6 +14,7 @@ from geoseg.choices import (
     Connectivity,
     Engine,
     Precision,
+    Small,
     TestTimeAugmentation,
 )
 from geoseg.cluster import predict_on_cluster, refuse_unreachable
@@ -39,7 +40,7 @@ from geoseg.reach import COARSEST
 from geoseg.remote import Access
 from geoseg.scene_maps import MapOptions, MapRun, SceneMap, ScenePrediction, find_earlier, publish_map, run_file
 from geoseg.seams import SeamCheck
-from geoseg.vectorise import chosen_classes
+from geoseg.vectorise import PolygonOptions, chosen_classes
 
 
 def predict(
@@ -61,8 +62,13 @@ def predict(
     confidence: bool = True,
     probabilities: bool = False,
     polygons: bool = True,
-    only: str | Sequence[str] | None = None,
+    only: str | Sequence[str | int] | None = None,
     simplify: float = 1.5,
+    smooth: bool = False,
+    min_area: float = 0.0,
+    max_area: float | None = None,
+    min_hole: float = 0.0,
+    small: Small = "merge",
     connectivity: Connectivity = 4,
     check_seams: bool = False,
     dask: str | None = None,
@@ -99,6 +105,11 @@ def predict(
         polygons: write polygons.
         only: names or values of the classes to make polygons of; None takes all but the background.
         simplify: how far, in pixels, a simplified outline may lie from the pixels' edges; 0 keeps these.
+        smooth: round the corners of outlines.
+        min_area: m2; smaller polygons are taken away as `small` says.
+        max_area: m2; larger polygons are left out.
+        min_hole: m2; smaller holes are filled.
+        small: `merge` or `drop`; see `polygonize`.
         connectivity: 4, or 8 to join pixels of a class that touch at corners.
         check_seams: measure how windows disagree along their borders, for the run file.
         dask: address of the scheduler of a Dask cluster (extra), or the JSON file that it wrote: its workers predict, each
@@ -120,7 +131,8 @@ def predict(
     started = time.monotonic()
     options = MapOptions(
         window, margin, blend, batch_size, tta, engine, threshold, None if aoi is None else str(aoi), confidence,
-        probabilities, polygons, only, simplify, connectivity, check_seams, dask,
+        probabilities, polygons,
+        PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity), check_seams, dask,
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     faults, area = Faults(), None

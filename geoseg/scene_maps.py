@@ -17,7 +17,7 @@ import torch
 
 import geoseg
 from geoseg.bundle import Bundle
-from geoseg.choices import Blend, Connectivity, Engine, Rule, TestTimeAugmentation, at_least, one_of, refuse_odd
+from geoseg.choices import Blend, Engine, Rule, TestTimeAugmentation, at_least, one_of, refuse_odd
 from geoseg.errors import DataWarning, Faults, OutputExistsError
 from geoseg.files import read_json, sha256, stage_occupied, write_json
 from geoseg.grid import Layout
@@ -29,7 +29,7 @@ from geoseg.progress import Progress
 from geoseg.scenes import Scene
 from geoseg.seams import SeamCheck
 from geoseg.strips import MapLayer, Strips
-from geoseg.vectorise import layer_style, polygonize_raster, refuse_odd_outlines
+from geoseg.vectorise import PolygonOptions, layer_style, polygonize_raster
 
 _FORMAT = 1
 
@@ -82,9 +82,7 @@ class MapOptions:
     confidence: bool
     probabilities: bool
     polygons: bool
-    only: str | Sequence[str] | None
-    simplify: float
-    connectivity: Connectivity
+    outlines: PolygonOptions
     check_seams: bool
     dask: str | None
 
@@ -99,8 +97,7 @@ class MapOptions:
             Rule("check_seams", not self.check_seams or self.margin != 0, "a --margin of 1 or more is needed"),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)
-        with faults.collect():
-            refuse_odd_outlines(self.simplify, self.connectivity)
+        self.outlines.refuse_odd(faults)
 
     def layout(self, scene: Scene, bundle: Bundle) -> Layout:
         """The windows of a scene; see `choose_layout`."""
@@ -166,7 +163,7 @@ class SceneMap:
 
     def digest(self, options: MapOptions) -> str:
         """Of all that the map depends on, to tell whether another one is the same."""
-        shapes = (options.polygons, options.only, options.simplify, options.connectivity)
+        shapes = [options.polygons, asdict(options.outlines)]
         return hashlib.sha256(json.dumps([self.job.plan(), *shapes]).encode()).hexdigest()
 
     @contextmanager
@@ -217,11 +214,12 @@ def publish_map(plan: SceneMap, run: MapRun, began: float, check: SeamCheck | No
         if options.polygons:
             balance = polygonize_raster(
                 staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
-                staging / names["polygons"], only=options.only, simplify=options.simplify,
-                connectivity=options.connectivity, progress=run.progress,
+                staging / names["polygons"], options.outlines, progress=run.progress,
             )  # fmt: skip
         write_styles(legend, staging, names)
-        write_map_project(scene, plan.job.sources, run.bundle, layer_style(legend, options.only), out, staging, names)
+        write_map_project(
+            scene, plan.job.sources, run.bundle, layer_style(legend, options.outlines.only), out, staging, names
+        )
         clock.append(time.monotonic())
         classes = class_totals(scene, legend, strips)
         if not any(entry["pixels"] for entry in classes):

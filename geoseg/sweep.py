@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geoseg.chains import OUTSIDE, Chains, closed_sectors, line_up
+from geoseg.chains import OUTSIDE, Chains, closed_sectors, least_names, line_up
 from geoseg.choices import Connectivity
 from geoseg.outlines import Coverage, areas_beside, ragged
 from geoseg.tracing import Strip, trace
@@ -111,14 +111,14 @@ class Sweep:
         sectors, in_sector = chains.sectors.ravel()[order], names[order]
         meeting = np.flatnonzero((sectors[1:] == sectors[:-1]) & (sectors[1:] >= 0))
         same_piece.append(np.column_stack((in_sector[meeting], in_sector[meeting + 1])))
-        known, least = _least_names(chains.pieces, np.concatenate(same_piece))
+        known, least = least_names(chains.pieces, np.concatenate(same_piece))
         pieces = least[np.searchsorted(known, chains.pieces)]
         if self._connectivity == 4:
             return replace(chains, pieces=pieces, features=pieces)
         touching = least[np.searchsorted(known, in_sector[np.searchsorted(sectors, same_feature)])]
         held = least[np.searchsorted(known, self._held.pieces)]
         so_far = np.column_stack((held.ravel(), self._held.features.ravel()))
-        known, least = _least_names(pieces, np.concatenate((touching, so_far)))
+        known, least = least_names(pieces, np.concatenate((touching, so_far)))
         return replace(chains, pieces=pieces, features=least[np.searchsorted(known, pieces)])
 
     def _finish(self, chains: Chains, chain: np.ndarray, side: np.ndarray, wanted: np.ndarray) -> Finished:
@@ -199,23 +199,6 @@ def _join(held: Chains, new: Chains, columns: int) -> tuple[Chains, np.ndarray]:
         np.stack((below[start, 0], below[end, 1]), axis=1), first, np.maximum.reduceat(chains.lowest[order], offsets[:-1]),
         chains.told[start], place[chains.neighbour_of], chains.neighbours,
     ), same  # fmt: skip
-
-
-def _least_names(names: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All names, ascending, and for each the least name of the same thing, given (n, 2) pairs of names for one thing."""
-    known, place = np.unique(np.append(names, same), return_inverse=True)
-    pairs = place[names.size :]
-    one, other = pairs.reshape(-1, 2).T
-    least = np.arange(len(known))
-    while True:
-        of_one, of_other = least[one], least[other]
-        differ = of_one != of_other
-        if not differ.any():
-            return known, known[least]
-        one, other, of_one, of_other = one[differ], other[differ], of_one[differ], of_other[differ]
-        np.minimum.at(least, np.maximum(of_one, of_other), np.minimum(of_one, of_other))
-        while not np.array_equal(further := least[least], least):
-            least = further
 
 
 def _find_rings(chains: Chains, chain: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+from rasterio.windows import Window
 
 from geoseg.balance import Balance
-from geoseg.choices import Connectivity, Format
+from geoseg.choices import Connectivity, Format, Rule, Small, one_of, refuse_odd
 from geoseg.class_rasters import ClassRows
 from geoseg.confidence import ConfidenceRaster
-from geoseg.errors import GeoreferenceError, InputError
+from geoseg.errors import Faults, GeoreferenceError
+from geoseg.generalisation import Change, Large, PixelAreas, Read, fill_holes, remove_small
 from geoseg.legend import Legend
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
 from geoseg.progress import Progress, silent
-from geoseg.scenes import describe_scene
-from geoseg.simplification import reach_of
-from geoseg.simplification import simplify as simplify_outlines
+from geoseg.scenes import Scene, describe_scene
+from geoseg.simplification import reach_of, simplify
+from geoseg.smoothing import REACH, smooth
 from geoseg.styles import polygon_style
 from geoseg.sweep import Finished, sweep
 
@@ -31,12 +34,43 @@ _LEAST = 64
 """Rows that are traced at once, at least."""
 
 
-def refuse_odd_outlines(simplify: float, connectivity: int) -> None:
-    """Raise `InputError` for outlines that cannot be drawn."""
-    if not (isinstance(simplify, int | float) and 0 <= simplify < math.inf) or connectivity not in (4, 8):
-        raise InputError(
-            f"--simplify {simplify} --connectivity {connectivity}: 0 pixels or more, and 4 or 8, are possible"
-        )
+@dataclass(frozen=True)
+class PolygonOptions:
+    """The options of `geoseg polygonize` of the same names; see there."""
+
+    only: str | Sequence[str | int] | None = None
+    simplify: float = 1.5
+    smooth: bool = False
+    min_area: float = 0.0
+    max_area: float | None = None
+    min_hole: float = 0.0
+    small: Small = "merge"
+    connectivity: Connectivity = 4
+
+    def refuse_odd(self, faults: Faults) -> None:
+        """Collect what is out of its range."""
+        least = self.min_area if isinstance(self.min_area, int | float) else 0
+        rules = [
+            *(Rule(name, _is_amount(getattr(self, name)), "0 or more is needed")
+              for name in ("simplify", "min_area", "min_hole")),
+            Rule("max_area", self.max_area is None or (_is_amount(self.max_area) and self.max_area > least),
+                 "more than --min-area is needed"),
+            one_of(self, "small", Small), one_of(self, "connectivity", Connectivity),
+        ]  # fmt: skip
+        refuse_odd(self, rules, faults)
+
+    def refuse_unmeasured(self, scene: Scene) -> None:
+        """Raise `GeoreferenceError` where areas are asked for that nothing tells of."""
+        for name in ("min_area", "max_area", "min_hole"):
+            if getattr(self, name) and not scene.pixel_area_m2(Window(0, 0, 1, 1)):
+                raise GeoreferenceError(
+                    f"{scene.path}: no CRS with a place on the Earth, so --{name.replace('_', '-')} in m2 has no meaning; "
+                    "leave it out, or name the CRS with: gdal_edit -a_srs"
+                )
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def chosen_classes(legend: Legend, only: str | Sequence[str | int] | None) -> tuple[int, ...]:
@@ -66,10 +100,8 @@ def polygonize_raster(
     confidence: Path | None,
     legend: Legend,
     out: Path,
+    options: PolygonOptions,
     *,
-    only: str | Sequence[str | int] | None = None,
-    simplify: float = 1.5,
-    connectivity: Connectivity = 4,
     format: Format | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -80,50 +112,54 @@ def polygonize_raster(
         confidence: a confidence raster on the same grid.
         legend: of the class raster.
         out: a staged path.
-        only: names or values of the classes to make polygons of; None for all but the background.
-        simplify: how far, in pixels, a simplified outline may lie from the pixels' edges; 0 keeps these.
-        connectivity: 4, or 8 to join pixels of a class that touch at corners; features are multipolygons then.
+        options: what polygons are made of, and how.
         format: else by the suffix of `out`.
         progress: called after each step.
 
     Returns:
-        The balance: `polygons`, `gap_pixels`, `overlapping_polygons` and per class, in `classes`, `value`, `name`,
-        `polygons`, `pixels`, `area_by_pixels_m2`, `area_by_polygons_m2` and `difference_m2` (None without a CRS).
+        The balance: `polygons`, `gap_pixels`, `overlapping_polygons`; per class, in `classes`, `value`, `name`,
+        `polygons`, `pixels`, `area_by_pixels_m2` of the raster, `area_by_polygons_m2` and `difference_m2` (None without a
+        CRS); and, where asked for, `merged`, `dropped`, `filled` and `too_large`, each with a count and `area_m2`.
 
     Raises:
-        GeosegError: the rasters cannot be used together, an option is out of range, or the disk is full.
+        GeosegError: the rasters cannot be used together, or the disk is full.
     """
-    chosen = chosen_classes(legend, only)
-    stage = f"polygons {Path(classes).stem}"
+    chosen, stage = chosen_classes(legend, options.only), f"polygons {Path(classes).stem}"
     scene = describe_scene(classes)
+    options.refuse_unmeasured(scene)
     format = format or find_format(out)
     if format == "geojson" and to_degrees(scene.crs) is None:
         raise GeoreferenceError(
             f"{scene.path}: no CRS with a place on the Earth, which GeoJSON needs; choose .gpkg or .fgb"
         )
     with ExitStack() as stack:
-        rows = ClassRows(scene, stack.enter_context(scene.open()), legend)
+        rows, areas = ClassRows(scene, stack.enter_context(scene.open()), legend), PixelAreas(scene)
         scores = ConfidenceRaster(confidence, scene, stack) if confidence else None
         layer = stack.enter_context(
-            LayerWriter(out, format=format, style=layer_style(legend, only), multi=connectivity == 8)
+            LayerWriter(out, format=format, style=layer_style(legend, options.only), multi=options.connectivity == 8)
         )
-        balance = Balance(scene, legend, chosen)
+        balance, large = Balance(scene, legend, chosen), Large(options.max_area, areas)
 
         def tabulate(finished: Finished, polygons: np.ndarray) -> gpd.GeoDataFrame:
-            return polygon_table(
-                finished, polygons, legend, first_id=balance.polygons + 1, connectivity=connectivity, crs=scene.crs,
-                confidence=scores.of(finished) if scores else None,
+            table = polygon_table(
+                finished, polygons, legend, first_id=balance.polygons + 1, connectivity=options.connectivity,
+                crs=scene.crs, confidence=scores.of(finished) if scores else None,
             )  # fmt: skip
+            return large.leave_out(table, finished)
 
         layer.write(tabulate(Finished.none(), np.empty(0, object)))  # where nothing follows, it tells the columns
+        height = max(_STRIP // scene.width, _LEAST)
+        read, counts = _generalise(rows.read, scene, chosen, options, areas, height, progress)
         top = 0
         for bottom, finished in sweep(
-            rows.read, scene.height, scene.width, chosen, rows=max(_STRIP // scene.width, _LEAST), connectivity=connectivity,
-            reach=reach_of(simplify),
+            read, scene.height, scene.width, chosen, rows=height, connectivity=options.connectivity,
+            reach=max(reach_of(options.simplify), REACH if options.smooth else 0),
         ):  # fmt: skip
             balance.count(rows.read(top, bottom), top)
             if finished is not None:
-                outlines = simplify_outlines(finished, simplify)
+                outlines = simplify(finished, options.simplify)
+                if options.smooth:
+                    outlines = smooth(finished, outlines)
                 polygons = outlines.polygons(scene.transform)
                 table = tabulate(finished, polygons)
                 balance.add(finished, outlines, polygons, table)
@@ -131,4 +167,34 @@ def polygonize_raster(
             progress(stage, bottom, scene.height)
             top = bottom
         layer.finish()
-    return balance.facts()
+    return balance.facts() | counts | large.counts()
+
+
+def _generalise(
+    read: Read,
+    scene: Scene,
+    chosen: Sequence[int],
+    options: PolygonOptions,
+    areas: PixelAreas,
+    rows: int,
+    progress: Progress,
+) -> tuple[Read, dict[str, Any]]:
+    """Rows of the map without what is too small, and what that was."""
+    counts: dict[str, Any] = {}
+
+    def changed(change: Change, before: Read) -> Read:
+        return lambda first, last: change.apply(before(first, last), first)
+
+    def swept(connectivity: Connectivity) -> Iterator[Finished]:
+        for bottom, finished in sweep(read, scene.height, scene.width, chosen, rows=rows, connectivity=connectivity):
+            if finished is not None:
+                yield finished
+            progress(f"generalise {scene.path.stem}", bottom, scene.height)
+
+    if options.min_area:
+        found = remove_small(swept, options.min_area, areas, small=options.small, connectivity=options.connectivity)
+        read, counts = changed(found.change, read), counts | found.counts
+    if options.min_hole:
+        found = fill_holes(swept, options.min_hole, areas)
+        read, counts = changed(found.change, read), counts | found.counts
+    return read, counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sqlite3
@@ -40,7 +39,7 @@ STYLE = "<qgis/>"
 DEGREES, UTM = CRS.from_epsg(4326), CRS.from_epsg(32614)
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_500_000)
 LABELS = np.array([[0, 1, 1, 2], [0, 1, 0, 2], [1, 0, 0, 255]], np.uint8)
-FORMATS: list[Format] = ["gpkg", "fgb", "geojson"]
+FORMATS: list[Format] = ["gpkg", "fgb", "geojson", "parquet"]
 
 
 def table_of(
@@ -59,6 +58,10 @@ def write(path: Path, *tables: gpd.GeoDataFrame, format: Format) -> None:
         for table in tables:
             layer.write(table)
         layer.finish()
+
+
+def read(path: Path) -> gpd.GeoDataFrame:
+    return gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path, layer=LAYER)
 
 
 def cell_area(lon_width: float, south: float, north: float) -> float:
@@ -151,7 +154,7 @@ def test_every_format_is_read_back(tmp_path: Path, format: Format, connectivity:
     table = table_of(connectivity=connectivity)
     path = tmp_path / f"a.{format}"
     write(path, table, format=format)
-    found = gpd.read_file(path, layer=LAYER).sort_values("id", ignore_index=True)
+    found = read(path).sort_values("id", ignore_index=True)
     assert found.drop(columns="geometry").to_dict("list") == table.drop(columns="geometry").to_dict("list")
     assert found.is_valid.all()
     if format == "geojson":
@@ -161,9 +164,7 @@ def test_every_format_is_read_back(tmp_path: Path, format: Format, connectivity:
     else:
         assert found.crs == UTM
         assert found.geom_equals(table.geometry).all()
-        assert pyogrio.read_info(path, layer=LAYER)["geometry_type"] == (
-            "Polygon" if connectivity == 4 else "MultiPolygon"
-        )
+        assert found.geom_type.unique().tolist() == ["Polygon" if connectivity == 4 else "MultiPolygon"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -172,7 +173,7 @@ def test_tables_are_gathered_into_one_layer(tmp_path: Path, format: Format, monk
     table = table_of()
     tables = [table.iloc[:0], *(table.assign(id=table["id"] + 3 * number) for number in range(5))]
     write(tmp_path / f"a.{format}", *tables, format=format)
-    found = gpd.read_file(tmp_path / f"a.{format}", layer=LAYER)
+    found = read(tmp_path / f"a.{format}")
     assert sorted(found["id"]) == list(range(1, 16))
     assert [path.name for path in tmp_path.iterdir()] == [f"a.{format}"]
 
@@ -181,6 +182,10 @@ def test_tables_are_gathered_into_one_layer(tmp_path: Path, format: Format, monk
 def test_an_empty_layer_is_written(tmp_path: Path, format: Format) -> None:
     table = table_of(chosen=(), confidence=Confidence(np.zeros(0), np.zeros(0)))
     write(tmp_path / f"a.{format}", table, format=format)
+    if format == "parquet":
+        found = read(tmp_path / "a.parquet")
+        assert (len(found), list(found.columns), found.crs) == (0, list(table.columns), UTM)
+        return
     information = pyogrio.read_info(tmp_path / f"a.{format}", layer=LAYER, force_feature_count=True)
     assert information["features"] == 0
     if format != "geojson":  # which has no columns where it has no features
@@ -240,16 +245,22 @@ def test_unknown_formats_are_refused() -> None:
         find_format(Path("a.gpkg"), "kml")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_without_pyarrow_names_the_extra() -> None:
+def test_parquet_without_pyarrow_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"geoseg\[parquet\]"):
         find_format(Path("a.parquet"))
 
 
-def test_parquet_is_read_back(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    write(tmp_path / "a.parquet", table_of(), format=find_format(Path("a.parquet")))
-    assert gpd.read_parquet(tmp_path / "a.parquet").geom_equals(table_of().geometry).all()
+@pytest.mark.parametrize("crs", [UTM, None])
+def test_parquet_can_be_searched_by_place(tmp_path: Path, crs: CRS | None) -> None:
+    table = table_of(crs=crs)
+    write(tmp_path / "a.parquet", table, format="parquet")
+    found = gpd.read_parquet(tmp_path / "a.parquet")
+    assert found.crs == table.crs
+    assert found.geom_equals(table.geometry).all()
+    assert list(found.columns) == list(table.columns)
+    east = gpd.read_parquet(tmp_path / "a.parquet", bbox=(500_031, 4_499_985, 500_039, 4_499_999))
+    assert east["id"].tolist() == [2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on file sizes")

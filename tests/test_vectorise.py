@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -16,16 +17,16 @@ from test_sweep import swept
 
 from geoseg.balance import Balance
 from geoseg.class_rasters import ClassRows, find_legend
-from geoseg.errors import GeoreferenceError, InputError, LegendError, RasterError
+from geoseg.errors import Faults, GeoreferenceError, LegendError, RasterError
 from geoseg.legend import LEGEND_TAG, Legend, parse_legend
 from geoseg.outlines import Coverage
 from geoseg.polygon_layer import LAYER, polygon_table
 from geoseg.scenes import Scene, describe_scene
 from geoseg.vectorise import (
+    PolygonOptions,
     chosen_classes,
     layer_style,
     polygonize_raster,
-    refuse_odd_outlines,
 )
 
 LEGEND = parse_legend("0=background,1=cultivated,7=water")
@@ -145,7 +146,7 @@ def test_layer_and_balance_are_those_of_the_pixels(
     classes: Path, confidence: Path, tmp_path: Path, connectivity: int
 ) -> None:
     out = tmp_path / "a.gpkg"
-    balance = polygonize_raster(classes, confidence, LEGEND, out, simplify=0, connectivity=connectivity)  # type: ignore[arg-type]
+    balance = polygonize_raster(classes, confidence, LEGEND, out, PolygonOptions(simplify=0, connectivity=connectivity))  # type: ignore[arg-type]
     table = gpd.read_file(out, layer=LAYER)
     assert table["pixels"].tolist() == ([3, 2, 1] if connectivity == 4 else [2, 4])
     assert table["confidence"].to_numpy() == pytest.approx(0.8)
@@ -163,7 +164,7 @@ def test_balance_tells_what_simplifying_changed(write_scene: WriteScene, tmp_pat
     values = (np.hypot(*np.indices((40, 40))) < 35).astype(np.uint8)
     values[:, 30:] = 255  # nodata keeps its edges with the classes, and is not written
     path = write_scene("a.tif", values, nodata=255)
-    balance = polygonize_raster(path, None, LEGEND, tmp_path / "a.gpkg", only="1", simplify=1.5)
+    balance = polygonize_raster(path, None, LEGEND, tmp_path / "a.gpkg", PolygonOptions(only="1"))
     (entry,) = balance["classes"]
     table = gpd.read_file(tmp_path / "a.gpkg", layer=LAYER)
     assert entry["pixels"] == (values == 1).sum()
@@ -209,23 +210,68 @@ def bend(outlines: Coverage) -> Coverage:
 def test_a_picture_has_no_areas_and_no_geojson(write_scene: WriteScene, tmp_path: Path) -> None:
     picture = write_scene("a.png", VALUES, crs=None, transform=rasterio.Affine.identity())
     legend = Legend((*LEGEND.classes, *parse_legend("255=rest").classes))
-    balance = polygonize_raster(picture, None, legend, tmp_path / "a.gpkg")
+    balance = polygonize_raster(picture, None, legend, tmp_path / "a.gpkg", PolygonOptions())
     assert {entry["area_by_polygons_m2"] for entry in balance["classes"]} == {None}
     assert gpd.read_file(tmp_path / "a.gpkg", layer=LAYER).total_bounds.tolist() == [0, 0, 4, 3]
     with pytest.raises(GeoreferenceError, match=r"a\.png: no CRS.*which GeoJSON needs"):
-        polygonize_raster(picture, None, legend, tmp_path / "a.geojson")
+        polygonize_raster(picture, None, legend, tmp_path / "a.geojson", PolygonOptions())
 
 
 def test_what_is_left_out_leaves_an_empty_layer(classes: Path, tmp_path: Path) -> None:
-    balance = polygonize_raster(classes, None, LEGEND, tmp_path / "a.gpkg", only=[])
+    balance = polygonize_raster(classes, None, LEGEND, tmp_path / "a.gpkg", PolygonOptions(only=[]))
     assert balance == {"polygons": 0, "gap_pixels": 0, "overlapping_polygons": 0, "classes": []}
     assert len(gpd.read_file(tmp_path / "a.gpkg", layer=LAYER)) == 0
 
 
-@pytest.mark.parametrize("options", [{"simplify": -1}, {"simplify": float("nan")}, {"connectivity": 6}])
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="0 pixels or more, and 4 or 8"):
-        refuse_odd_outlines(**{"simplify": 1.5, "connectivity": 4} | options)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"simplify": -1}, "--simplify -1: 0 or more is needed"),
+        ({"simplify": float("nan")}, "--simplify nan: 0 or more is needed"),
+        ({"connectivity": 6}, "--connectivity 6: known are 4, 8"),
+        ({"min_area": -3.0}, "--min-area -3.0: 0 or more is needed"),
+        ({"min_hole": float("inf")}, "--min-hole inf: 0 or more is needed"),
+        ({"min_area": 50.0, "max_area": 50.0}, "--max-area 50.0: more than --min-area is needed"),
+        ({"small": "keep"}, "--small keep: known are merge, drop"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    faults = Faults()
+    PolygonOptions(**options).refuse_odd(faults)  # type: ignore[arg-type]
+    assert [str(error) for error in faults.errors] == [message]
+
+
+@pytest.mark.parametrize("name", ["min_area", "max_area", "min_hole"])
+def test_a_picture_has_no_m2_to_go_by(write_scene: WriteScene, tmp_path: Path, name: str) -> None:
+    picture = write_scene("a.png", VALUES, crs=None, transform=rasterio.Affine.identity())
+    with pytest.raises(
+        GeoreferenceError, match=f"a.png: no CRS with a place on the Earth, so --{name.replace('_', '-')} in m2"
+    ):
+        polygonize_raster(picture, None, LEGEND, tmp_path / "a.gpkg", PolygonOptions(**{name: 100.0}))
+
+
+def test_what_was_taken_away_is_counted(classes: Path, tmp_path: Path) -> None:
+    def facts(**options: object) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+        out = tmp_path / "a.gpkg"
+        out.unlink(missing_ok=True)
+        balance = polygonize_raster(classes, None, LEGEND, out, PolygonOptions(simplify=0, **options))  # type: ignore[arg-type]
+        table = gpd.read_file(out, layer=LAYER)
+        assert table["id"].tolist() == list(range(1, len(table) + 1))
+        assert balance["polygons"] == len(table)
+        taken = {name: balance[name] for name in ("merged", "dropped", "filled", "too_large") if name in balance}
+        return taken, list(zip(table["class_value"], table["pixels"], strict=True))
+
+    assert facts() == ({}, [(1, 3), (7, 2), (1, 1)])
+    taken, found = facts(min_area=150.0)
+    assert found == [(1, 3), (7, 2)]  # a single pixel went to the background, of which it has two edges
+    assert taken["merged"] == {"polygons": 1, "area_m2": pytest.approx(100, rel=1e-3)}
+    assert taken["dropped"] == {"polygons": 0, "area_m2": 0}
+    taken, found = facts(min_area=250.0, small="drop")
+    assert found == [(1, 3)]
+    assert taken["dropped"] == {"polygons": 2, "area_m2": pytest.approx(300, rel=1e-3)}
+    taken, found = facts(max_area=250.0)
+    assert found == [(7, 2), (1, 1)]
+    assert taken == {"too_large": {"polygons": 1, "area_m2": pytest.approx(300, rel=1e-3)}}
 
 
 def test_progress_tells_every_strip(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +279,7 @@ def test_progress_tells_every_strip(classes: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("geoseg.vectorise._LEAST", 1)
     steps = []
     polygonize_raster(
-        classes, None, LEGEND, tmp_path / "a.gpkg",
+        classes, None, LEGEND, tmp_path / "a.gpkg", PolygonOptions(),
         progress=lambda stage, done, total, note="": steps.append((stage, done, total)),
     )  # fmt: skip
     assert steps == [("polygons a_classes", row, 3) for row in (1, 2, 3)]
