@@ -17,7 +17,7 @@ import one another:
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging
               inference seams; augment optimisation recipe transfer plan
-              samples learning checkpoints fitting; outlines chains tracing sweep simplification smoothing
+              samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
               generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps report
     floor 1   raster remote geotiff scenes labels polygon_labels split

@@ -20,6 +20,7 @@ from rasterio.windows import Window
 from geoseg.chains import OUTSIDE, least_names
 from geoseg.choices import Connectivity, Small
 from geoseg.legend import IGNORE
+from geoseg.nearby import place_in
 from geoseg.outlines import Coverage, ragged
 from geoseg.scenes import Scene
 from geoseg.sweep import Finished
@@ -257,7 +258,8 @@ class _Waiting:
             (self._open, np.column_stack((key[arc], own[arc, side], length[arc]))[later & (own[arc, side] >= 0)])
         )
         arc, side = arc[~later], side[~later]
-        found = _place_of(key[arc], self._open[:, 0])
+        self._open = self._open[np.argsort(self._open[:, 0])]
+        found = place_in(self._open[:, 0], key[arc])
         other = np.where(found >= 0, np.append(self._open[:, 1], -1)[found], -1)
         pair = np.column_stack((own[arc, side], other))
         self._add_edges(pair, np.column_stack((labels[arc, side], labels[arc, 1 - side])), length[arc])
@@ -302,7 +304,7 @@ class _Waiting:
         total = np.bincount(which, self._shares[:, 2], len(pair))
         order = np.lexsort((pair % 256, -total, pair // 256))
         owner, longest = np.unique(pair[order] // 256, return_index=True)
-        place = _place_of(number, owner)
+        place = place_in(owner, number)
         label[place >= 0] = (pair[order] % 256)[longest[place[place >= 0]]]
         if in_turn.any():
             told = self._merge_in_turn(np.flatnonzero(done)[in_turn])
@@ -353,15 +355,6 @@ class _Waiting:
             told |= dict.fromkeys(members[one], label[one])
             del area[one]
         return told
-
-
-def _place_of(wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Where each wanted number stands among known ones, which differ; -1 where it does not."""
-    if not len(known):
-        return np.full(len(wanted), -1)
-    order = np.argsort(known)
-    place = order[np.searchsorted(known[order], wanted).clip(max=len(known) - 1)]
-    return np.where(known[place] == wanted, place, -1)
 
 
 def _keys_and_lengths(outlines: Coverage) -> tuple[np.ndarray, np.ndarray]:

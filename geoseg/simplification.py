@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import shapely
 
+from geoseg.nearby import Nearby, place_in
 from geoseg.outlines import Coverage, ragged
 from geoseg.sweep import Finished
 
@@ -41,21 +42,23 @@ def simplify(finished: Finished, tolerance: float) -> Coverage:
         return outlines
     corners, arcs = outlines.vertices, outlines.arcs
     arc_of = np.repeat(np.arange(len(arcs) - 1), np.diff(arcs))
-    points = np.concatenate((corners, finished.neighbours))
-    point_arc = np.concatenate((arc_of, finished.neighbour_of))
-    tree = shapely.STRtree(shapely.points(points))
+    nearby = Nearby(finished)
+    pairs = nearby.pairs(arc_of, corners)
+    by_pair = np.argsort(pairs, kind="stable")
     kept = np.zeros(len(corners), bool)
     first, last = _begin(corners, arcs, kept)
     while len(first):
         far = _farthest(corners, first, last)[1] > tolerance**2
         split = far | (_shift(corners, first, last) > _SHIFT)
         open_ = np.flatnonzero(~split)
-        line, point = tree.query(_hulls(corners, first[open_], last[open_]), predicate="intersects")
+        line, point, pair, strange = nearby.inside(_hulls(corners, first[open_], last[open_]), arc_of[first[open_]])
         line = open_[line]
         one, other = first[line], last[line]
-        strange = (point_arc[point] == arc_of[one]) & ((point < one) | (point > other))
+        place = place_in(pairs[by_pair], pair)
+        index = by_pair[place]
+        strange |= (place >= 0) & ((index < one) | (index > other))
         for end in (one, other):  # a closed arc has its first corner at both ends
-            strange &= (points[point] != corners[end]).any(axis=1)
+            strange &= (nearby.points[point] != corners[end]).any(axis=1)
         split[line[strange]] = True
         first, last = _with_corners(*_split(corners, kept, first[split], last[split]))
     counts = np.add.reduceat(kept, arcs[:-1], dtype=np.int64)
@@ -118,6 +121,4 @@ def _shift(corners: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarr
 def _hulls(corners: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     counts = last - first + 1
     lines = shapely.linestrings(corners[ragged(first, counts)], indices=np.repeat(np.arange(len(first)), counts))
-    hulls = shapely.convex_hull(lines)
-    shapely.prepare(hulls)
-    return hulls
+    return shapely.convex_hull(lines)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import shapely
 
+from geoseg.nearby import Nearby, place_in
 from geoseg.outlines import Coverage
 from geoseg.sweep import Finished
 
@@ -41,7 +42,7 @@ def smooth(finished: Finished, outlines: Coverage) -> Coverage:
     before = np.where(first, arcs[arc + 1] - 2, index - 1)[rounded]
     legs = [(corners[other] - corners[rounded]) for other in (before, rounded + 1)]
     reach = [np.minimum(0.5, REACH / np.hypot(*leg.T)) for leg in legs]
-    share = _find_room(finished, corners, arc, rounded, legs, reach)
+    share = _find_room(Nearby(finished), corners, arc, rounded, legs, reach)
     start, end = (corners[rounded] + leg * (part * share)[:, None] for leg, part in zip(legs, reach, strict=True))
     curves = np.einsum("kpi,knc->npc", _CURVE, np.stack((start, corners[rounded], end)))
     # A closed arc ends where it begins: in the middle of nothing, once its first corner is a curve.
@@ -60,7 +61,7 @@ def smooth(finished: Finished, outlines: Coverage) -> Coverage:
 
 
 def _find_room(
-    finished: Finished,
+    nearby: Nearby,
     corners: np.ndarray,
     arc: np.ndarray,
     rounded: np.ndarray,
@@ -68,16 +69,14 @@ def _find_room(
     reach: list[np.ndarray],
 ) -> np.ndarray:
     """Which share of its reach each rounding can have, (rounded,)."""
-    points = np.concatenate((corners, finished.neighbours))
-    tree, of = shapely.STRtree(shapely.points(points)), np.concatenate((arc, finished.neighbour_of))
+    own = np.sort(nearby.pairs(arc, corners))
     share, open_ = np.zeros(len(rounded)), np.arange(len(rounded))
     for part in _SHARES:
         corner = corners[rounded[open_]]
         ends = [corner + leg[open_] * (part * far[open_])[:, None] for leg, far in zip(legs, reach, strict=True)]
         triangles = shapely.polygons(np.stack((ends[0], corner, ends[1]), axis=1))
-        shapely.prepare(triangles)
-        triangle, point = tree.query(triangles, predicate="intersects")
-        strange = (of[point] == arc[rounded[open_[triangle]]]) & (points[point] != corner[triangle]).any(axis=1)
+        triangle, point, pair, strange = nearby.inside(triangles, arc[rounded[open_]])
+        strange |= (place_in(own, pair) >= 0) & (nearby.points[point] != corner[triangle]).any(axis=1)
         free = np.ones(len(open_), bool)
         free[triangle[strange]] = False
         share[open_[free]] = part

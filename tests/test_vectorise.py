@@ -284,3 +284,24 @@ def test_progress_tells_every_strip(classes: Path, tmp_path: Path, monkeypatch: 
     )  # fmt: skip
     assert steps == [("polygons a_classes", row, 3) for row in (1, 2, 3)]
     assert len(gpd.read_file(tmp_path / "a.gpkg", layer=LAYER)) == 3
+
+
+def test_strips_of_any_height_give_the_same_layer(
+    write_scene: WriteScene, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, col = np.indices((1100, 260))
+    values = (row + 9 * np.sin(col / 17)) // 40 + (col + 9 * np.sin(row / 23)) // 40
+    values = np.where(rng.random(row.shape) < 0.03, rng.integers(0, 4, row.shape), values % 4).astype(np.uint8)
+    path = write_scene("a.tif", np.choose(values, [0, 1, 7, 255]).astype(np.uint8), nodata=255)
+    scores = write_scene("c.tif", rng.random(row.shape).astype(np.float32))
+    options = PolygonOptions(smooth=True, min_area=400.0, min_hole=900.0, max_area=200_000.0)
+    found = []
+    for rows in (64, 257, 1000, 1100):
+        monkeypatch.setattr("geoseg.vectorise._STRIP", rows * 260)
+        balance = polygonize_raster(path, scores, LEGEND, tmp_path / f"{rows}.gpkg", options)
+        found.append((balance, gpd.read_file(tmp_path / f"{rows}.gpkg", layer=LAYER)))
+        assert (balance["gap_pixels"], balance["overlapping_polygons"]) == (0, 0)
+        assert all(balance[name]["area_m2"] > 0 for name in ("merged", "filled", "too_large"))
+    for balance, table in found[1:]:
+        assert table.equals(found[0][1])
+        assert balance["polygons"] == found[0][0]["polygons"]
