@@ -150,14 +150,9 @@ def fill_holes(swept: Swept, least_m2: float, areas: PixelAreas) -> Generalised:
         of_piece = np.repeat(np.arange(len(outlines.classes)), np.diff(outlines.pieces))
         filled = (enclosed > 0) & (enclosed * areas.at(*start.T) < least_m2)
         name, row, begin, end = outlines.runs(np.where(filled, np.arange(len(filled)), -1))
-        order = np.argsort(enclosed[name], kind="stable")  # what lies in a hole of a hole goes with the outer one
         holes += int(filled.sum())
-        parts.append(
-            (
-                enclosed[name][order],
-                Change(row[order], begin[order], end[order], outlines.classes[of_piece[name]][order]),
-            )
-        )
+        parts.append((enclosed[name], Change(row, begin, end, outlines.classes[of_piece[name]])))
+    # What lies in a hole of a hole goes with the outer one.
     size = np.concatenate([sizes for sizes, _ in parts]) if parts else np.zeros(0)
     change = _joined([part for _, part in parts], size)
     return Generalised(change, {"filled": {"holes": holes, "area_m2": round(change.area_m2(areas), 3)}})
