@@ -1,6 +1,6 @@
 """Class rasters to polygons: geoseg beside the chain of libraries that one would put together, on parcels of any size.
 
-Usage: python benchmarks/polygonize.py [ROWSxCOLS ...] [--rounds 2] [--methods geoseg,trace,shapes,chain]
+Usage: python benchmarks/polygonize.py [ROWSxCOLS ...] [--rounds 2] [--methods geoseg,trace,shapes,chain,gdal,ftw,orthoseg]
 
 The rasters are made here: parcels of some 50 x 50 pixels with bent, shared borders in five classes, and 0.1 % of the pixels
 speckled. Each run is a process of its own, in turn; start-up is not counted. The methods:
@@ -10,6 +10,10 @@ speckled. Each run is a process of its own, in turn; start-up is not counted. Th
     shapes   `rasterio.features.shapes` on the whole raster, its rings dropped
     chain    `shapes`, `shapely.coverage_simplify` with twice the distance (its tolerance is the root of an area), areas by
              `pyproj.Geod`, and one GeoPackage written by pyogrio
+    gdal, ftw, orthoseg
+             see `polygonize_peers.py`
+
+Layers are looked at afterwards: invalid polygons, and gaps and overlaps as shares of the raster.
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
+from polygonize_peers import PEERS
 from predict import Request, Work, answer, ask, median
 from rasterio.windows import Window
 
 METHODS = ("geoseg", "trace", "shapes", "chain")
+ALL_CLASSES = ("geoseg", "chain", "gdal", "orthoseg")
 BLOCK = 512
 CELL = 50
 CLASSES = 5
@@ -68,7 +74,7 @@ def run_geoseg(request: Request) -> Work:
         layer = polygonize(
             request["raster"], out=request["out"], only=[str(value) for value in range(CLASSES)], simplify=1.5
         )
-        request["facts"] = {key: layer.balance[key] for key in ("polygons", "gap_pixels", "overlapping_polygons")}
+        request["facts"] = {"polygons": layer.balance["polygons"]}
 
     return run
 
@@ -134,18 +140,43 @@ def run_chain(request: Request) -> Work:
         geod = pyproj.Geod(ellps="WGS84")
         frame["area_m2"] = [abs(geod.geometry_area_perimeter(polygon)[0]) for polygon in frame.geometry.to_crs(4326)]
         pyogrio.write_dataframe(frame, request["out"], layer="polygons", driver="GPKG")
-        request["facts"] = {"polygons": len(frame), "invalid": int((~shapely.is_valid(simplified)).sum())}
+        request["facts"] = {"polygons": len(frame)}
 
     return run
 
 
-WORKS = {"geoseg": run_geoseg, "trace": run_trace, "shapes": run_shapes, "chain": run_chain}
+def inspect(request: Request) -> Work:
+    """Invalid polygons of a layer, and gaps and overlaps as shares of the raster."""
+    import pyogrio
+    import shapely
+
+    def run() -> None:
+        polygons = pyogrio.read_dataframe(
+            request["out"], layer=pyogrio.list_layers(request["out"])[0][0]
+        ).geometry.to_numpy()
+        with rasterio.open(request["raster"]) as raster:
+            ground = raster.height * raster.width * raster.transform.a**2
+        invalid = ~shapely.is_valid(polygons)
+        polygons[invalid] = shapely.make_valid(polygons[invalid])
+        union = shapely.area(shapely.union_all(polygons))
+        request["facts"] = {
+            "polygons": len(polygons), "invalid": int(invalid.sum()),
+            "gaps %": round(100 * (ground - union) / ground, 3) + 0.0,
+            "overlaps %": round(100 * (shapely.area(polygons).sum() - union) / ground, 3) + 0.0,
+        }  # fmt: skip
+
+    return run
+
+
+WORKS = {
+    "geoseg": run_geoseg, "trace": run_trace, "shapes": run_shapes, "chain": run_chain, "inspect": inspect, **PEERS
+}  # fmt: skip
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """All methods in turn, size by size."""
     print(
-        "| raster | method | CPU s | wall s | peak MiB | polygons | largest, pixels | |\n|---|---|---|---|---|---|---|---|"
+        "| raster | method | CPU s | wall s | peak MiB | polygons | largest, pixels | layer |\n|---|---|---|---|---|---|---|---|"
     )
     for size in options.sizes:
         height, width = map(int, size.split("x"))
@@ -159,10 +190,15 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         for _ in range(options.rounds):
             for method in methods:
                 out = folder / "out.gpkg"
-                runs[method].append(ask(__file__, {"method": method, "raster": str(raster), "out": str(out)}))
+                request = {"method": method, "raster": str(raster), "out": str(out)}
+                runs[method].append(ask(__file__, request))
+                if out.exists() and not runs[method][0].get("layer"):
+                    runs[method][0]["layer"] = ask(__file__, request | {"method": "inspect"})["facts"]
                 out.unlink(missing_ok=True)
         for method, each in runs.items():
-            told = each[0]["facts"]
+            told = (each[0]["facts"] or {}) | each[0].get("layer", {})
+            if method not in ALL_CLASSES:
+                told.pop("gaps %", None)
             rest = ", ".join(f"{key} {value}" for key, value in told.items() if key not in ("polygons", "largest"))
             print(f"| {size} | {method} | {median(each, 'cpu'):.1f} | {median(each, 'seconds'):.1f} | {median(each, 'peak_mib'):.0f} "
                   f"| {told['polygons']:,} | {told.get('largest', '')} | {rest} |", flush=True)  # fmt: skip
