@@ -99,6 +99,11 @@ class MapOptions:
         refuse_odd(self, rules, faults)
         self.outlines.refuse_odd(faults)
 
+    def to_dict(self) -> dict[str, Any]:
+        """By name, as on the command line."""
+        options = asdict(self)
+        return options | options.pop("outlines")
+
     def layout(self, scene: Scene, bundle: Bundle) -> Layout:
         """The windows of a scene; see `choose_layout`."""
         return choose_layout(scene, bundle, window=self.window, margin=self.margin, blend=self.blend)
@@ -255,7 +260,7 @@ def _circumstances(job: MapJob, run: MapRun) -> dict[str, Any]:
         "scene": scene.path.name,
         "model": {"name": run.bundle.path.resolve().name, "weights_sha256": run.bundle.weights_sha256},
         "bands": [scene.band_names[source - 1] for source in job.sources],
-        "options": asdict(run.options),
+        "options": run.options.to_dict(),
         "grid": {
             "core": list(layout.core), "margin": layout.margin, "blend": layout.blend,
             "windows": layout.windows, "batch_size": batch_size,
