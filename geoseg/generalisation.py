@@ -61,6 +61,12 @@ class PixelAreas:
         return self._known[block_row, block_col]
 
 
+NOTHING: dict[str, Any] = {
+    "merged": {"polygons": 0, "area_m2": 0.0}, "dropped": {"polygons": 0, "area_m2": 0.0}, "filled": {"holes": 0, "area_m2": 0.0}
+}  # fmt: skip
+"""What is counted where nothing is changed."""
+
+
 class Change(NamedTuple):
     """Pixels of a class raster that get another class, in runs; where several hold a pixel, the last one counts.
 
@@ -182,9 +188,7 @@ class Large:
 
     def counts(self) -> dict[str, Any]:
         """For the run file."""
-        return (
-            {} if self._most is None else {"too_large": {"polygons": self._polygons, "area_m2": round(self._area, 3)}}
-        )
+        return {"too_large": {"polygons": self._polygons, "area_m2": round(self._area, 3)}}
 
 
 def _joined(parts: Sequence[Change], rank: np.ndarray | None = None) -> Change:

@@ -50,8 +50,7 @@ class PolygonLayer:
                 line += f" {area:>14,.2f} ha ({more:+,.2f} ha against the pixels)"
             lines.append(line)
         for name, found in self.balance.items():
-            if name in _TAKEN_AWAY:
-                count = found["holes" if name == "filled" else "polygons"]
+            if name in _TAKEN_AWAY and (count := found["holes" if name == "filled" else "polygons"]):
                 lines.append(f"  {_TAKEN_AWAY[name].format(f'{count:,}'):<60} {found['area_m2'] / 1e4:>14,.2f} ha")
         gap, overlapping = self.balance["gap_pixels"], self.balance["overlapping_polygons"]
         return "\n".join([*lines, f"  gaps: {gap:g} pixels, overlaps: {overlapping} polygons"])
@@ -59,8 +58,8 @@ class PolygonLayer:
     def to_dict(self) -> dict[str, Any]:
         """`path`; `polygons`, their count; `gap_pixels` and `overlapping_polygons` among the polygons of all classes,
         background and nodata included; and per class, in `classes`, `value`, `name`, `polygons`, `pixels`,
-        `area_by_pixels_m2`, `area_by_polygons_m2` and `difference_m2` (None without a CRS); and, where they were asked
-        for, `merged`, `dropped`, `filled` and `too_large`, each with how many `polygons` (or `holes`) and `area_m2`."""
+        `area_by_pixels_m2`, `area_by_polygons_m2` and `difference_m2` (None without a CRS); and `merged`, `dropped`,
+        `filled` and `too_large`, each with how many `polygons` (or `holes`) and `area_m2`."""
         return {"path": str(self.path), **self.balance}
 
 

@@ -18,7 +18,7 @@ from geoseg.choices import Connectivity, Format, Rule, Small, one_of, refuse_odd
 from geoseg.class_rasters import ClassRows
 from geoseg.confidence import ConfidenceRaster
 from geoseg.errors import Faults, GeoreferenceError
-from geoseg.generalisation import Change, Large, PixelAreas, Read, fill_holes, remove_small
+from geoseg.generalisation import NOTHING, Change, Large, PixelAreas, Read, fill_holes, remove_small
 from geoseg.legend import Legend
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
 from geoseg.progress import Progress, silent
@@ -119,7 +119,7 @@ def polygonize_raster(
     Returns:
         The balance: `polygons`, `gap_pixels`, `overlapping_polygons`; per class, in `classes`, `value`, `name`,
         `polygons`, `pixels`, `area_by_pixels_m2` of the raster, `area_by_polygons_m2` and `difference_m2` (None without a
-        CRS); and, where asked for, `merged`, `dropped`, `filled` and `too_large`, each with a count and `area_m2`.
+        CRS); and `merged`, `dropped`, `filled` and `too_large`, each with `polygons` or `holes`, and `area_m2`.
 
     Raises:
         GeosegError: the rasters cannot be used together, or the disk is full.
@@ -180,7 +180,7 @@ def _generalise(
     progress: Progress,
 ) -> tuple[Read, dict[str, Any]]:
     """Rows of the map without what is too small, and what that was."""
-    counts: dict[str, Any] = {}
+    counts = NOTHING
 
     def changed(change: Change, before: Read) -> Read:
         return lambda first, last: change.apply(before(first, last), first)

@@ -239,7 +239,15 @@ def made(write_scene, rng, tmp_path) -> Path:
         tmp_path / "model", architecture.build().state_dict(), architecture=architecture, image=chips.image,
         legend=chips.legend, training=dict.fromkeys(training_keys()), metrics={},
     )  # fmt: skip
-    (prediction,) = geoseg.predict(scene, model=tmp_path / "model", out=tmp_path / "predictions", only="other,crop")
+    (prediction,) = geoseg.predict(
+        scene,
+        model=tmp_path / "model",
+        out=tmp_path / "predictions",
+        only="other,crop",
+        min_area=1,
+        max_area=1e9,
+        min_hole=1,
+    )
     geoseg.evaluate(prediction, reference, out=tmp_path / "report", bootstrap=2)
     return tmp_path
 

@@ -18,6 +18,7 @@ from test_sweep import swept
 from geoseg.balance import Balance
 from geoseg.class_rasters import ClassRows, find_legend
 from geoseg.errors import Faults, GeoreferenceError, LegendError, RasterError
+from geoseg.generalisation import NOTHING
 from geoseg.legend import LEGEND_TAG, Legend, parse_legend
 from geoseg.outlines import Coverage
 from geoseg.polygon_layer import LAYER, polygon_table
@@ -151,7 +152,13 @@ def test_layer_and_balance_are_those_of_the_pixels(
     assert table["pixels"].tolist() == ([3, 2, 1] if connectivity == 4 else [2, 4])
     assert table["confidence"].to_numpy() == pytest.approx(0.8)
     cultivated, water = balance.pop("classes")
-    assert balance == {"polygons": len(table), "gap_pixels": 0, "overlapping_polygons": 0}
+    assert balance == {
+        "polygons": len(table),
+        "gap_pixels": 0,
+        "overlapping_polygons": 0,
+        "too_large": {"polygons": 0, "area_m2": 0},
+        **NOTHING,
+    }
     assert (cultivated["value"], cultivated["name"], cultivated["pixels"]) == (1, "cultivated", 4)
     assert cultivated["polygons"] == (2 if connectivity == 4 else 1)
     assert cultivated["area_by_pixels_m2"] == pytest.approx(400, rel=1e-3)
@@ -219,7 +226,9 @@ def test_a_picture_has_no_areas_and_no_geojson(write_scene: WriteScene, tmp_path
 
 def test_what_is_left_out_leaves_an_empty_layer(classes: Path, tmp_path: Path) -> None:
     balance = polygonize_raster(classes, None, LEGEND, tmp_path / "a.gpkg", PolygonOptions(only=[]))
-    assert balance == {"polygons": 0, "gap_pixels": 0, "overlapping_polygons": 0, "classes": []}
+    assert {name: balance[name] for name in ("polygons", "gap_pixels", "overlapping_polygons", "classes")} == {
+        "polygons": 0, "gap_pixels": 0, "overlapping_polygons": 0, "classes": [],
+    }  # fmt: skip
     assert len(gpd.read_file(tmp_path / "a.gpkg", layer=LAYER)) == 0
 
 
@@ -258,14 +267,16 @@ def test_what_was_taken_away_is_counted(classes: Path, tmp_path: Path) -> None:
         table = gpd.read_file(out, layer=LAYER)
         assert table["id"].tolist() == list(range(1, len(table) + 1))
         assert balance["polygons"] == len(table)
-        taken = {name: balance[name] for name in ("merged", "dropped", "filled", "too_large") if name in balance}
+        taken = {
+            name: balance[name] for name in ("merged", "dropped", "filled", "too_large") if any(balance[name].values())
+        }
         return taken, list(zip(table["class_value"], table["pixels"], strict=True))
 
     assert facts() == ({}, [(1, 3), (7, 2), (1, 1)])
     taken, found = facts(min_area=150.0)
     assert found == [(1, 3), (7, 2)]  # a single pixel went to the background, of which it has two edges
     assert taken["merged"] == {"polygons": 1, "area_m2": pytest.approx(100, rel=1e-3)}
-    assert taken["dropped"] == {"polygons": 0, "area_m2": 0}
+    assert "dropped" not in taken
     taken, found = facts(min_area=250.0, small="drop")
     assert found == [(1, 3)]
     assert taken["dropped"] == {"polygons": 2, "area_m2": pytest.approx(300, rel=1e-3)}
