@@ -18,7 +18,7 @@ import one another:
               bundle reach; devices folding engines views predictor merging
               inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
-              generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
+              changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps report
     floor 1   raster remote geotiff scenes labels polygon_labels split
     floor 0   errors choices named_parts progress pipeline legend spec grid metrics files

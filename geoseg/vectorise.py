@@ -14,16 +14,18 @@ import numpy as np
 from rasterio.windows import Window
 
 from geoseg.balance import Balance
+from geoseg.changes import Change, PixelAreas, Read
 from geoseg.choices import Connectivity, Format, Rule, Small, one_of, refuse_odd
 from geoseg.class_rasters import ClassRows
 from geoseg.confidence import ConfidenceRaster
 from geoseg.errors import Faults, GeoreferenceError
-from geoseg.generalisation import NOTHING, Change, Large, PixelAreas, Read, fill_holes, remove_small
+from geoseg.generalisation import NOTHING, Large, fill_holes
 from geoseg.legend import Legend
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
 from geoseg.progress import Progress, silent
 from geoseg.scenes import Scene, describe_scene
 from geoseg.simplification import reach_of, simplify
+from geoseg.small_features import remove_small
 from geoseg.smoothing import REACH, smooth
 from geoseg.styles import polygon_style
 from geoseg.sweep import Finished, sweep

@@ -11,9 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_sweep import CORNERS, SIDES, components, label_maps, swept
 
+from geoseg.changes import Change, Generalised
 from geoseg.choices import Connectivity, Small
-from geoseg.generalisation import Change, Generalised, fill_holes, remove_small
+from geoseg.generalisation import fill_holes
 from geoseg.legend import IGNORE
+from geoseg.small_features import remove_small
 from geoseg.sweep import Finished
 
 

@@ -1,0 +1,110 @@
+"""Changes of a class raster, pixel by pixel, and how much ground they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoseg.choices import Connectivity
+from geoseg.outlines import ragged
+from geoseg.scenes import Scene
+from geoseg.sweep import Finished
+
+Read = Callable[[int, int], np.ndarray]
+"""Gives rows first to last (exclusive) of class indices, (rows, width) uint8, 255 for nodata."""
+Swept = Callable[[Connectivity], Iterator[Finished]]
+"""Sweeps the map as it is, and gives what is finished."""
+_BLOCK = 1024
+
+
+class PixelAreas:
+    """Area on the ground of pixels, taken to be the same over blocks of 1024 x 1024 of them.
+
+    Args:
+        scene: has them; without a CRS areas are NaN.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._known: dict[tuple[int, int], float] = {}
+
+    def at(self, col: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """In m2, of the pixels at columns and rows (n,)."""
+        last = (self._scene.height - 1) // _BLOCK, (self._scene.width - 1) // _BLOCK
+        block = np.minimum(row // _BLOCK, last[0]) * (last[1] + 1) + np.minimum(col // _BLOCK, last[1])
+        found, which = np.unique(block, return_inverse=True)
+        return np.array([self._of(*divmod(number, last[1] + 1)) for number in found.tolist()])[which]
+
+    def _of(self, block_row: int, block_col: int) -> float:
+        if (block_row, block_col) not in self._known:
+            top, left = block_row * _BLOCK, block_col * _BLOCK
+            window = Window(left, top, min(_BLOCK, self._scene.width - left), min(_BLOCK, self._scene.height - top))
+            self._known[block_row, block_col] = self._scene.pixel_area_m2(window) or math.nan
+        return self._known[block_row, block_col]
+
+
+def feature_areas_m2(finished: Finished, areas: PixelAreas) -> np.ndarray:
+    """Of features, by their pixels."""
+    outlines = finished.outlines
+    start = outlines.first_corners()[outlines.pieces[:-1]]
+    return np.bincount(finished.features, finished.pixels * areas.at(*start.T))
+
+
+class Change(NamedTuple):
+    """Pixels of a class raster that get another class, in runs; where several hold a pixel, the last one counts.
+
+    Attributes:
+        row: (runs,) ascending.
+        begin: first column of each.
+        end: the column after the last.
+        value: (runs,) uint8 class index, 255 for nodata.
+    """
+
+    row: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    value: np.ndarray
+
+    def apply(self, rows: np.ndarray, first: int) -> np.ndarray:
+        """Rows of the raster from `first` on, (rows, width) uint8, with what of them changes."""
+        some = slice(*np.searchsorted(self.row, (first, first + len(rows))))
+        row, begin, length = self.row[some] - first, self.begin[some], (self.end - self.begin)[some]
+        changed = rows.copy()
+        changed.reshape(-1)[ragged(row * rows.shape[1] + begin, length)] = np.repeat(self.value[some], length)
+        return changed
+
+    def area_m2(self, areas: PixelAreas) -> float:
+        """Of the ground that changes."""
+        order = np.lexsort((self.begin, self.row))
+        row, begin, end = self.row[order], self.begin[order], self.end[order]
+        width = int(end.max(initial=0)) + 1
+        so_far = np.maximum.accumulate(np.append(0, row * width + end))[:-1]
+        length = np.maximum(row * width + end - np.maximum(row * width + begin, so_far), 0)
+        return float((length * areas.at(begin, row)).sum())
+
+
+def join_changes(parts: Sequence[Change], rank: np.ndarray | None = None) -> Change:
+    if not parts:
+        nothing = np.zeros(0, np.int64)
+        return Change(nothing, nothing, nothing, np.zeros(0, np.uint8))
+    change = Change(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    order = np.lexsort((np.zeros(len(change.row)) if rank is None else rank, change.row))
+    return Change(*(values[order] for values in change))
+
+
+@dataclass(frozen=True)
+class Generalised:
+    """What one step has found.
+
+    Attributes:
+        change: of the class raster.
+        counts: for the run file.
+    """
+
+    change: Change
+    counts: dict[str, Any]
