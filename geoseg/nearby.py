@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
+from geoseg.outlines import distinct
 from geoseg.sweep import Finished
 
 
@@ -18,7 +19,7 @@ class Nearby:
     def __init__(self, finished: Finished) -> None:
         every = np.concatenate((finished.outlines.vertices, finished.neighbours))
         self._width = int(every[:, 0].max(initial=0)) + 1
-        self._keys = np.unique(every[:, 1] * self._width + every[:, 0])
+        self._keys = distinct(every[:, 1] * self._width + every[:, 0])
         self.points = np.column_stack((self._keys % self._width, self._keys // self._width))
         self._tree = shapely.STRtree(shapely.points(self.points))
         self._foreign = np.sort(self.pairs(finished.neighbour_of, finished.neighbours))

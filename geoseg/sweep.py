@@ -14,7 +14,7 @@ import numpy as np
 
 from geoseg.chains import OUTSIDE, Chains, closed_sectors, least_names, line_up
 from geoseg.choices import Connectivity
-from geoseg.outlines import Coverage, areas_beside, ragged
+from geoseg.outlines import Coverage, areas_beside, distinct, ragged
 from geoseg.tracing import Strip, trace
 
 
@@ -96,7 +96,7 @@ class Sweep:
         chains = self._name_ground(chains, [joined, same_piece], traced.same_feature)
         complete = np.all(chains.below < 0, axis=1)
         asked = self._asked[chains.labels] & ~chains.told
-        done = asked & ~np.isin(chains.features, np.unique(chains.features[~complete[:, None] & asked]))
+        done = asked & ~np.isin(chains.features, distinct(chains.features[~complete[:, None] & asked]))
         chains = replace(chains, told=chains.told | done)
         wanted = (asked & ~done).any(axis=1)
         chain, side = np.nonzero(done)

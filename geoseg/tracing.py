@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.chains import OUTSIDE, Chains, closed_sectors, line_up
-from geoseg.outlines import ragged
+from geoseg.outlines import distinct, ragged
 
 _UP, _RIGHT, _DOWN, _LEFT, _NODE = 1, 2, 4, 8, 16  # what leaves a pixel corner, and that it is a node in any case
 _EAST, _NORTH, _WEST, _SOUTH = range(4)  # counterclockwise
@@ -286,5 +286,5 @@ def _find_neighbours(
             chain = np.repeat(chain_of[sides_along], to - from_)
             other = of[found] != chain
             pairs.append(chain[other] * len(every.line) + found[other])
-    chain, found = np.divmod(np.unique(np.concatenate(pairs)), max(len(every.line), 1))
+    chain, found = np.divmod(distinct(np.concatenate(pairs)), max(len(every.line), 1))
     return np.stack((chain, every.line[found] * shape[1] + every.col[found]))
