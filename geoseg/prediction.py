@@ -176,6 +176,9 @@ def predict(
         with faults.collect():
             match_model(scene, bundle.image, bands)
             options.layout(scene, bundle)
+        with faults.collect():
+            if polygons:
+                options.outlines.refuse_unmeasured(scene)
     faults.raise_any()
     if dask is not None:
         refuse_unreachable(dask)

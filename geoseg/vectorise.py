@@ -63,8 +63,9 @@ class PolygonOptions:
 
     def refuse_unmeasured(self, scene: Scene) -> None:
         """Raise `GeoreferenceError` where areas are asked for that nothing tells of."""
+        centre = Window(scene.width // 2, scene.height // 2, 1, 1)
         for name in ("min_area", "max_area", "min_hole"):
-            if getattr(self, name) and not scene.pixel_area_m2(Window(0, 0, 1, 1)):
+            if getattr(self, name) and not scene.pixel_area_m2(centre):
                 raise GeoreferenceError(
                     f"{scene.path}: no CRS with a place on the Earth, so --{name.replace('_', '-')} in m2 has no meaning; "
                     "leave it out, or name the CRS with: gdal_edit -a_srs"

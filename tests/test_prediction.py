@@ -382,12 +382,20 @@ def test_a_damaged_strip_is_made_again(world, damage):
      ({"tta": "x"}, "--tta x: known are"), ({"window": "auto"}, "--window auto: 1 or more"),
      ({"batch_size": 0}, "--batch-size 0: 1 or more"), ({"batch_size": -3}, "--batch-size -3: 1 or more"),
      ({"batch_size": 1.5}, "--batch-size 1.5"), ({"margin": -1}, "--margin -1: 0 or more"),
+     ({"max_area": 5.0, "min_area": 9.0}, "--max-area 5.0: more than --min-area"), ({"small": "x"}, "--small x: known are"),
      ({"simplify": -1}, "--simplify -1"), ({"simplify": "a"}, "--simplify a"), ({"simplify": float("nan")}, "--simplify nan"),
      ({"precision": "int8"}, "--precision int8: known are"), ({"margin": 1000, "window": 2032}, "--margin 1000 is more than")]
 )  # fmt: skip
 def test_odd_options_are_refused_before_anything_is_done(world, option, words):
     with pytest.raises(GeosegError, match=words):
         predict(world, "out", **option)
+    assert not (world / "out").exists()
+
+
+def test_a_picture_has_no_m2_to_go_by_and_that_is_said_before_it_is_mapped(world, write_scene):
+    write_scene("picture.tif", np.full((3, 90, 90), 9, np.uint8), crs=None, transform=rasterio.Affine.identity())
+    with pytest.raises(GeosegError, match=r"picture\.tif: no CRS with a place on the Earth, so --min-hole in m2"):
+        predict(world, "out", "picture.tif", polygons=True, min_hole=100.0)
     assert not (world / "out").exists()
 
 
