@@ -32,14 +32,21 @@ def find_legend(scene: Scene) -> Legend:
             values.update(np.unique(pixels[0][valid]).tolist())
     if not values or not 0 <= min(values) <= max(values) <= MAX_VALUE or len(values) >= IGNORE:
         found = f"{len(values)} values from {min(values)} to {max(values)}" if values else "nodata only"
-        raise LegendError(f"{scene.path}: {found} found; a class raster holds 1 to 254 values from 0 to {MAX_VALUE}")
+        raise LegendError(
+            f"{scene.path}: {found} found; a class raster holds up to 254 different values, each from 0 to {MAX_VALUE}; "
+            "change them with gdal_calc.py"
+        )
     return raster_legend([scene.paths[0]], sorted(values))
 
 
 def _refuse_other_than_classes(scene: Scene) -> None:
     if len(scene.dtypes) != 1 or scene.dtypes[0].startswith("float"):
-        found = f"{len(scene.dtypes)} bands of {'/'.join(sorted(set(scene.dtypes)))}"
-        raise RasterError(f"{scene.path}: {found} found; a class raster has one band of whole numbers")
+        count, kinds = len(scene.dtypes), "/".join(sorted(set(scene.dtypes)))
+        found, mend = ("1 band", "-ot Byte") if count == 1 else (f"{count} bands", "-b 1")
+        raise RasterError(
+            f"{scene.path}: {found} of {kinds} found; a class raster has one band of whole numbers: make one with "
+            f"gdal_translate {mend}"
+        )
 
 
 class ClassRows:

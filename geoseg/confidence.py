@@ -51,8 +51,10 @@ class ConfidenceRaster:
     def __init__(self, path: Path, scene: Scene, stack: ExitStack) -> None:
         other = describe_scene(path)
         if len(other.dtypes) != 1 or not same_grid(other, scene):
-            found = f"{len(other.dtypes)} bands" if len(other.dtypes) != 1 else "another grid"
-            raise RasterError(f"{path}: {found} found; one band on the grid of {scene.path.name} is needed")
+            found = f"{len(other.dtypes)} bands" if len(other.dtypes) != 1 else f"another grid ({_grid(other)})"
+            raise RasterError(
+                f"{path}: {found} found; one band on the grid of {scene.path.name} ({_grid(scene)}) is needed"
+            )
         with open_raster(path) as dataset:
             scale, self._offset = dataset.scales[0], dataset.offsets[0]
         self._path, self._shares = path, other.dtypes[0].startswith("float")
@@ -107,6 +109,12 @@ class ConfidenceRaster:
                 f"(set the band's scale with: gdal_edit.py -scale 0.004)"
             )
         return stored, valid
+
+
+def _grid(scene: Scene) -> str:
+    left, top = scene.transform @ (0, 0)
+    crs = scene.crs.to_string() if scene.crs else "no CRS"
+    return f"{scene.height} x {scene.width} pixels from {left:.10g}, {top:.10g}, {crs}"
 
 
 def _bands(runs: Runs) -> Iterator[Runs]:

@@ -15,7 +15,9 @@ from geoseg.changes import Change, Generalised, PixelAreas, Swept, feature_areas
 from geoseg.sweep import Finished
 
 NOTHING: dict[str, Any] = {
-    "merged": {"polygons": 0, "area_m2": 0.0}, "dropped": {"polygons": 0, "area_m2": 0.0}, "filled": {"holes": 0, "area_m2": 0.0}
+    "merged": {"polygons": 0, "area_m2": 0.0, "out_of_layer_m2": 0.0},
+    "dropped": {"polygons": 0, "area_m2": 0.0},
+    "filled": {"holes": 0, "area_m2": 0.0},
 }  # fmt: skip
 """What is counted where nothing is changed."""
 
@@ -35,6 +37,13 @@ def fill_holes(swept: Swept, least_m2: float, areas: PixelAreas) -> Generalised:
     size = np.concatenate([sizes for sizes, _ in parts]) if parts else np.zeros(0)
     change = join_changes([part for _, part in parts], size)
     return Generalised(change, {"filled": {"holes": holes, "area_m2": round(change.area_m2(areas), 3)}})
+
+
+def added(counts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Counts of two steps together."""
+    return counts | {
+        name: {key: round(value + entry[key], 3) for key, value in counts[name].items()} for name, entry in more.items()
+    }
 
 
 class Large:

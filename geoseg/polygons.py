@@ -51,7 +51,11 @@ class PolygonLayer:
             lines.append(line)
         for name, found in self.balance.items():
             if name in _TAKEN_AWAY and (count := found["holes" if name == "filled" else "polygons"]):
-                lines.append(f"  {_TAKEN_AWAY[name].format(f'{count:,}'):<60} {found['area_m2'] / 1e4:>14,.2f} ha")
+                left = found.get("out_of_layer_m2", 0.0)
+                rest = f", of which {left / 1e4:,.2f} ha to classes that are not in this layer" if left else ""
+                lines.append(
+                    f"  {_TAKEN_AWAY[name].format(f'{count:,}'):<60} {found['area_m2'] / 1e4:>14,.2f} ha{rest}"
+                )
         gap, overlapping = self.balance["gap_pixels"], self.balance["overlapping_polygons"]
         return "\n".join([*lines, f"  gaps: {gap:g} pixels, overlaps: {overlapping} polygons"])
 

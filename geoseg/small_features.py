@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
+from collections.abc import Collection
 
 import numpy as np
 
@@ -21,7 +22,13 @@ _PARTS = 10_000
 
 
 def remove_small(
-    swept: Swept, least_m2: float, areas: PixelAreas, *, small: Small, connectivity: Connectivity
+    swept: Swept,
+    chosen: Collection[int],
+    least_m2: float,
+    areas: PixelAreas,
+    *,
+    small: Small,
+    connectivity: Connectivity,
 ) -> Generalised:
     """Take away the features that are smaller than so much, measured by their pixels.
 
@@ -30,27 +37,32 @@ def remove_small(
 
     Args:
         swept: the map.
+        chosen: the class indices that are swept; what goes to another one leaves the layer.
         least_m2: area of the smallest feature that stays.
         areas: of the pixels.
         small: `merge` or `drop`.
         connectivity: 4, or 8 to measure pieces that touch at corners as one.
     """
-    waiting, parts, merged, dropped = _Waiting(least_m2), [], Counter[str](), Counter[str]()
+    waiting, parts, merged, dropped = _Waiting(least_m2), [], 0, 0
     for finished in swept(connectivity):
         waiting.add(finished, feature_areas_m2(finished, areas), merging=small == "merge")
         settled, change = waiting.settle()
         parts.append(change)
-        merged["polygons"] += int((settled != IGNORE).sum())
-        dropped["polygons"] += int((settled == IGNORE).sum())
+        merged += int((settled != IGNORE).sum())
+        dropped += int((settled == IGNORE).sum())
     change = join_changes(parts)
+
+    def area_m2(which: np.ndarray) -> float:
+        return round(Change(*(values[which] for values in change)).area_m2(areas), 3)
+
     gone = change.value == IGNORE
     counts = {
-        name: {
-            "polygons": count["polygons"],
-            "area_m2": round(Change(*(values[which] for values in change)).area_m2(areas), 3),
-        }
-        for name, count, which in (("merged", merged, ~gone), ("dropped", dropped, gone))
-    }
+        "merged": {
+            "polygons": merged, "area_m2": area_m2(~gone),
+            "out_of_layer_m2": area_m2(~gone & ~np.isin(change.value, list(chosen))),
+        },
+        "dropped": {"polygons": dropped, "area_m2": area_m2(gone)},
+    }  # fmt: skip
     return Generalised(change, counts)
 
 

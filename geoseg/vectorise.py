@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from geoseg.changes import Change, PixelAreas, Read
 from geoseg.choices import Connectivity, Format, Rule, Small, one_of, refuse_odd
 from geoseg.class_rasters import ClassRows
 from geoseg.confidence import ConfidenceRaster
-from geoseg.errors import Faults, GeoreferenceError
-from geoseg.generalisation import NOTHING, Large, fill_holes
+from geoseg.errors import DataWarning, Faults, GeoreferenceError
+from geoseg.generalisation import NOTHING, Large, added, fill_holes
 from geoseg.legend import Legend
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
 from geoseg.progress import Progress, silent
@@ -53,11 +54,13 @@ class PolygonOptions:
         """Collect what is out of its range."""
         least = self.min_area if isinstance(self.min_area, int | float) else 0
         rules = [
-            *(Rule(name, _is_amount(getattr(self, name)), "0 or more is needed")
+            *(Rule(name, _is_amount(getattr(self, name)), "a finite number of 0 or more is needed")
               for name in ("simplify", "min_area", "min_hole")),
             Rule("max_area", self.max_area is None or (_is_amount(self.max_area) and self.max_area > least),
-                 "more than --min-area is needed"),
-            one_of(self, "small", Small), one_of(self, "connectivity", Connectivity),
+                 f"more than {least:g} is needed, the --min-area" if least else "more than 0 is needed"),
+            one_of(self, "small", Small),
+            Rule("small", self.small != "drop" or bool(self.min_area), "a --min-area is needed with it"),
+            one_of(self, "connectivity", Connectivity),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)
 
@@ -133,7 +136,7 @@ def polygonize_raster(
     format = format or find_format(out)
     if format == "geojson" and to_degrees(scene.crs) is None:
         raise GeoreferenceError(
-            f"{scene.path}: no CRS with a place on the Earth, which GeoJSON needs; choose .gpkg or .fgb"
+            f"{scene.path}: no CRS with a place on the Earth, which GeoJSON needs; choose .gpkg, .fgb or .parquet"
         )
     with ExitStack() as stack:
         rows, areas = ClassRows(scene, stack.enter_context(scene.open()), legend), PixelAreas(scene)
@@ -170,7 +173,12 @@ def polygonize_raster(
             progress(stage, bottom, scene.height)
             top = bottom
         layer.finish()
-    return balance.facts() | counts | large.counts()
+    facts = balance.facts() | counts | large.counts()
+    if not balance.polygons and any(sum(entry.values()) for entry in (counts | large.counts()).values()):
+        warnings.warn(
+            f"{scene.path}: no polygon is left; --min-area and --max-area are in m2", DataWarning, stacklevel=2
+        )
+    return facts
 
 
 def _generalise(
@@ -194,10 +202,17 @@ def _generalise(
                 yield finished
             progress(f"generalise {scene.path.stem}", bottom, scene.height)
 
-    if options.min_area:
-        found = remove_small(swept, options.min_area, areas, small=options.small, connectivity=options.connectivity)
-        read, counts = changed(found.change, read), counts | found.counts
-    if options.min_hole:
-        found = fill_holes(swept, options.min_hole, areas)
-        read, counts = changed(found.change, read), counts | found.counts
+    while True:
+        filled = False
+        if options.min_area:
+            found = remove_small(
+                swept, chosen, options.min_area, areas, small=options.small, connectivity=options.connectivity
+            )
+            read, counts = changed(found.change, read), added(counts, found.counts)
+        if options.min_hole:
+            found = fill_holes(swept, options.min_hole, areas)
+            read, counts, filled = changed(found.change, read), added(counts, found.counts), len(found.change.row) > 0
+        # Where corners join, what lies in a hole may go on outside, and be small without it.
+        if not (filled and options.min_area and options.connectivity == 8):
+            break
     return read, counts

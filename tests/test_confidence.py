@@ -62,7 +62,10 @@ def test_confidence_may_be_a_share_with_nan(classes: Path, write_scene: WriteSce
 
 
 def test_confidence_that_does_not_fit_is_refused(classes: Path, write_scene: WriteScene) -> None:
-    with pytest.raises(RasterError, match=r"c\.tif: another grid found; one band on the grid of a_classes\.tif"):
+    with pytest.raises(
+        RasterError,
+        match=r"c\.tif: another grid \(3 x 5 pixels.* found; one band on the grid of a_classes\.tif \(3 x 4",
+    ):
         confidence_of(write_scene("c.tif", np.zeros((3, 5), np.uint8)), classes)
     with pytest.raises(RasterError, match=r"d\.tif: 2 bands found"):
         confidence_of(write_scene("d.tif", np.zeros((2, *LABELS.shape), np.uint8)), classes)

@@ -382,7 +382,7 @@ def test_a_damaged_strip_is_made_again(world, damage):
      ({"tta": "x"}, "--tta x: known are"), ({"window": "auto"}, "--window auto: 1 or more"),
      ({"batch_size": 0}, "--batch-size 0: 1 or more"), ({"batch_size": -3}, "--batch-size -3: 1 or more"),
      ({"batch_size": 1.5}, "--batch-size 1.5"), ({"margin": -1}, "--margin -1: 0 or more"),
-     ({"max_area": 5.0, "min_area": 9.0}, "--max-area 5.0: more than --min-area"), ({"small": "x"}, "--small x: known are"),
+     ({"max_area": 5.0, "min_area": 9.0}, "--max-area 5.0: more than 9 is needed"), ({"small": "x"}, "--small x: known are"),
      ({"simplify": -1}, "--simplify -1"), ({"simplify": "a"}, "--simplify a"), ({"simplify": float("nan")}, "--simplify nan"),
      ({"precision": "int8"}, "--precision int8: known are"), ({"margin": 1000, "window": 2032}, "--margin 1000 is more than")]
 )  # fmt: skip

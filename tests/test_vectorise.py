@@ -16,8 +16,9 @@ import shapely
 from test_sweep import swept
 
 from geoseg.balance import Balance
+from geoseg.choices import Small
 from geoseg.class_rasters import ClassRows, find_legend
-from geoseg.errors import Faults, GeoreferenceError, LegendError, RasterError
+from geoseg.errors import DataWarning, Faults, GeoreferenceError, LegendError, RasterError
 from geoseg.generalisation import NOTHING
 from geoseg.legend import LEGEND_TAG, Legend, parse_legend
 from geoseg.outlines import Coverage
@@ -92,7 +93,7 @@ def test_legend_of_a_foreign_raster_comes_from_its_values_and_colours(write_scen
     [
         (
             np.arange(300, dtype=np.uint16).reshape(15, 20),
-            "300 values from 0 to 299 found; a class raster holds 1 to 254",
+            "300 values from 0 to 299 found; a class raster holds up to 254",
         ),
         (np.array([[-3, 1]], np.int16), "2 values from -3 to 1 found"),
         (np.array([[70_000, 1]], np.int32), "2 values from 1 to 70000 found"),
@@ -110,7 +111,7 @@ def test_rasters_of_something_else_are_refused(write_scene: WriteScene, pixels: 
     scene = describe_scene(write_scene("a.tif", pixels))
     for read in (lambda: find_legend(scene), lambda: indices_of(scene)):
         with pytest.raises(
-            RasterError, match=r"a\.tif: . bands of .* found; a class raster has one band of whole numbers"
+            RasterError, match=r"a\.tif: . bands? of .* found; a class raster has one band of whole numbers: make one"
         ):
             read()
 
@@ -220,7 +221,9 @@ def test_a_picture_has_no_areas_and_no_geojson(write_scene: WriteScene, tmp_path
     balance = polygonize_raster(picture, None, legend, tmp_path / "a.gpkg", PolygonOptions())
     assert {entry["area_by_polygons_m2"] for entry in balance["classes"]} == {None}
     assert gpd.read_file(tmp_path / "a.gpkg", layer=LAYER).total_bounds.tolist() == [0, 0, 4, 3]
-    with pytest.raises(GeoreferenceError, match=r"a\.png: no CRS.*which GeoJSON needs"):
+    with pytest.raises(
+        GeoreferenceError, match=r"a\.png: no CRS.*which GeoJSON needs; choose \.gpkg, \.fgb or \.parquet"
+    ):
         polygonize_raster(picture, None, legend, tmp_path / "a.geojson", PolygonOptions())
 
 
@@ -235,13 +238,15 @@ def test_what_is_left_out_leaves_an_empty_layer(classes: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"simplify": -1}, "--simplify -1: 0 or more is needed"),
-        ({"simplify": float("nan")}, "--simplify nan: 0 or more is needed"),
+        ({"simplify": -1}, "--simplify -1: a finite number of 0 or more is needed"),
+        ({"simplify": float("nan")}, "--simplify nan: a finite number of 0 or more is needed"),
         ({"connectivity": 6}, "--connectivity 6: known are 4, 8"),
-        ({"min_area": -3.0}, "--min-area -3.0: 0 or more is needed"),
-        ({"min_hole": float("inf")}, "--min-hole inf: 0 or more is needed"),
-        ({"min_area": 50.0, "max_area": 50.0}, "--max-area 50.0: more than --min-area is needed"),
+        ({"min_area": -3.0}, "--min-area -3.0: a finite number of 0 or more is needed"),
+        ({"min_hole": float("inf")}, "--min-hole inf: a finite number of 0 or more is needed"),
+        ({"min_area": 50.0, "max_area": 50.0}, "--max-area 50.0: more than 50 is needed, the --min-area"),
+        ({"max_area": 0.0}, "--max-area 0.0: more than 0 is needed"),
         ({"small": "keep"}, "--small keep: known are merge, drop"),
+        ({"small": "drop"}, "--small drop: a --min-area is needed with it"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
@@ -275,7 +280,8 @@ def test_what_was_taken_away_is_counted(classes: Path, tmp_path: Path) -> None:
     assert facts() == ({}, [(1, 3), (7, 2), (1, 1)])
     taken, found = facts(min_area=150.0)
     assert found == [(1, 3), (7, 2)]  # a single pixel went to the background, of which it has two edges
-    assert taken["merged"] == {"polygons": 1, "area_m2": pytest.approx(100, rel=1e-3)}
+    hundred = pytest.approx(100, rel=1e-3)
+    assert taken["merged"] == {"polygons": 1, "area_m2": hundred, "out_of_layer_m2": hundred}
     assert "dropped" not in taken
     taken, found = facts(min_area=250.0, small="drop")
     assert found == [(1, 3)]
@@ -316,3 +322,22 @@ def test_strips_of_any_height_give_the_same_layer(
     for balance, table in found[1:]:
         assert table.equals(found[0][1])
         assert balance["polygons"] == found[0][0]["polygons"]
+
+
+@pytest.mark.parametrize("small", ["merge", "drop"])
+def test_nothing_small_is_left_where_corners_join_and_holes_are_filled(
+    write_scene: WriteScene, tmp_path: Path, rng: np.random.Generator, small: Small
+) -> None:
+    path = write_scene("a.tif", rng.choice(np.array([1, 7], np.uint8), (60, 60)))
+    options = PolygonOptions(simplify=0, connectivity=8, min_area=700.0, min_hole=700.0, small=small)
+    polygonize_raster(path, None, LEGEND, tmp_path / "a.gpkg", options)
+    table = gpd.read_file(tmp_path / "a.gpkg", layer=LAYER)
+    assert table["pixels"].min() >= 7
+    rings = shapely.get_rings(shapely.get_parts(table.geometry.to_numpy()))
+    holes = shapely.area(shapely.polygons(rings[shapely.is_ccw(rings) == 0]))
+    assert holes.min(initial=700) >= 699
+
+
+def test_an_empty_layer_is_warned_of_where_limits_have_emptied_it(classes: Path, tmp_path: Path) -> None:
+    with pytest.warns(DataWarning, match=r"a_classes\.tif: no polygon is left; --min-area and --max-area are in m2"):
+        polygonize_raster(classes, None, LEGEND, tmp_path / "a.gpkg", PolygonOptions(min_area=1e9))
