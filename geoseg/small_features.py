@@ -134,16 +134,17 @@ class _Waiting:
             )
 
     def settle(self) -> tuple[np.ndarray, Change]:
-        """The labels of those whose neighbours are all known, 255 where nothing takes them in, and the pixels that change."""
+        """Of those whose neighbours are all known the labels that differ now, 255 where nothing takes them in; and their pixels."""
         known, group = least_names(self._number, self._edges[:, :2])
         open_ = np.isin(group, group[np.searchsorted(known, self._open[:, 1])])
         done = ~open_[np.searchsorted(known, self._number)]
         label = self._decide(done)
-        value = np.full(len(done), IGNORE, np.uint8)
-        value[done] = label
+        value = self._label.copy()
+        value[done] = label  # one that others have joined keeps its own
+        moved = value != self._label
         owner = np.searchsorted(self._number, self._runs[:, 0])
-        _, row, begin, end = self._runs[done[owner]].T
-        change = Change(row, begin, end, value[owner[done[owner]]])
+        _, row, begin, end = self._runs[moved[owner]].T
+        change = Change(row, begin, end, value[owner[moved[owner]]].astype(np.uint8))
         self._runs, self._shares, self._edges = (
             facts[~done[np.searchsorted(self._number, facts[:, 0])]]
             for facts in (self._runs, self._shares, self._edges)
@@ -151,7 +152,7 @@ class _Waiting:
         self._number, self._label, self._place, self._area = (
             values[~done] for values in (self._number, self._label, self._place, self._area)
         )
-        return label, change
+        return value[moved], change
 
     def _decide(self, done: np.ndarray) -> np.ndarray:
         number = self._number[done]
