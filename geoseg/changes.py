@@ -89,6 +89,7 @@ class Change(NamedTuple):
 
 
 def join_changes(parts: Sequence[Change], rank: np.ndarray | None = None) -> Change:
+    """All of them as one; of runs in a row, those of a higher rank (all runs,) come later, and so count."""
     if not parts:
         nothing = np.zeros(0, np.int64)
         return Change(nothing, nothing, nothing, np.zeros(0, np.uint8))
