@@ -19,9 +19,11 @@ import one another:
               inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
               changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
-              maps mapping cluster scene_maps report
+              maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
+              trials tally assessment report_tables report_figures report
     floor 1   raster remote geotiff scenes labels polygon_labels split
-    floor 0   errors choices named_parts progress pipeline legend spec grid metrics files
+    floor 0   errors choices named_parts progress pipeline legend spec grid metrics intervals calibration
+              comparison files
 """
 
 from importlib import import_module

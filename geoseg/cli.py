@@ -378,7 +378,12 @@ def polygonize(classes: str, **options: Any) -> Any:
 @classes_option
 @class_field_option
 @unlabelled_option
+@click.option("--aoi", type=PATH, help="Polygons; of a pair of maps, only what lies inside is counted.")
+@click.option("--pixel-size", type=float, help="Metres, for a pair of polygon files.")
+@click.option("--boundary-tolerance", default="2", help="How far off a boundary may be: pixels, or metres such as 30m.")
+@click.option("--iou-threshold", default=0.5, help="IoU above which two objects are one and the same.")
 @click.option("--bootstrap", default=1000, help="Draws for the intervals.")
+@click.option("--against", type=PATH, help="Another model, or map, to compare with on the same ground.")
 @click.option("--batch-size", default=4, help="Chips a step.")
 @precision_option
 @device_option

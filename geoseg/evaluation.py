@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import geoseg
-from geoseg.bundle import open_bundle
-from geoseg.chips import ChipFolder
+from geoseg.assessment import Yardstick, assess
+from geoseg.boundary_scores import boundary_margin
 from geoseg.choices import Precision, SplitName, Unlabelled
-from geoseg.errors import Faults, InputError, LabelError, MismatchError
+from geoseg.errors import Faults, InputError, LabelError
 from geoseg.files import refuse_existing, stage, write_json
-from geoseg.grid import grid
-from geoseg.labels import LabelReader, is_vector, open_label_raster, read_legend
-from geoseg.legend import IGNORE, Legend, parse_legend
-from geoseg.metrics import bootstrap_intervals, chip_mean, confusion_matrix, scores
-from geoseg.pictures import open_samples
-from geoseg.polygon_labels import PolygonLabels, read_polygons
-from geoseg.predictor import Predictor
+from geoseg.map_pairs import PairOptions, open_pair
 from geoseg.progress import Progress, silent
-from geoseg.raster import bounded_cache, open_raster
-from geoseg.scenes import Scene, describe_scene
+from geoseg.raster import bounded_cache
+from geoseg.report import write_report
+from geoseg.report_tables import ERRORS, METRICS, PER_CLASS, PER_PLACE, summary, write_places, write_tables
+from geoseg.tally import Tally
+from geoseg.trials import PairTrial, Trial, open_chip_trial
 
-METRICS = "metrics.json"
-PER_CLASS = "per_class.csv"
+REPORT = "report.html"
 _FORMAT = 1
-_BLOCK = 256
-"""Pixels per side of the blocks of ground that a pair of maps is cut into for the bootstrap."""
+_VIEWS = 6
+"""Places of which the report shows pictures, of the best and of the worst."""
 
 
 @dataclass(frozen=True)
@@ -52,47 +44,11 @@ class Evaluation:
         return str(self.path)
 
     def __str__(self) -> str:
-        metrics = self.metrics
-        lines = [
-            f"{metrics['what']}",
-            f"{'class':<20} {'IoU':>6} {'95 % interval':>15} {'precision':>10} {'recall':>7} {'F1':>6} {'pixels':>12}",
-        ]
-        for entry, limits in zip(metrics["classes"], metrics["intervals"]["classes"], strict=True):
-            figures = f"{_figure(entry['iou']):>6} {_interval(limits['iou']):>15} {_figure(entry['precision']):>10}"
-            lines.append(
-                f"{entry['name']:<20} {figures} {_figure(entry['recall']):>7} {_figure(entry['f1']):>6} {entry['support']:>12,}"
-            )
-        absent = [entry["name"] for entry in metrics["classes"] if entry["iou"] is None]
-        if absent:
-            lines.append(f"not in the reference nor predicted, so left out of the means: {', '.join(absent)}")
-        lines.append("")
-        for key, name in _OVERALL.items():
-            limits = metrics["intervals"].get(key)
-            averaged = f"averaged over {metrics['averaged_over']} {_figure(metrics['chip_mean'][key])}"
-            lines.append(f"{name:<26} {_figure(metrics[key]):>6} {_interval(limits):>15}   {averaged}")
-        lines.append(f"intervals: bootstrap over {metrics['intervals']['blocks']} blocks of ground")
-        return "\n".join(lines)
+        return f"{summary(self.metrics)}\nthe report: {self.path / REPORT}"
 
     def to_dict(self) -> dict[str, Any]:
         """What stands in metrics.json."""
         return self.metrics
-
-
-_OVERALL = {
-    "miou": "mean IoU (mIoU)",
-    "pixel_accuracy": "pixel accuracy (PA)",
-    "mean_pixel_accuracy": "mean pixel accuracy (MPA)",
-    "fw_iou": "weighted IoU (FWIoU)",
-    "kappa": "kappa",
-}
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _interval(limits: list[float] | None) -> str:
-    return "-" if limits is None else f"{limits[0]:.3f} - {limits[1]:.3f}"
 
 
 def evaluate(
@@ -105,7 +61,12 @@ def evaluate(
     classes: str | Path | None = None,
     class_field: str | None = None,
     unlabelled: Unlabelled = "background",
+    aoi: str | Path | None = None,
+    pixel_size: float | None = None,
+    boundary_tolerance: str = "2",
+    iou_threshold: float = 0.5,
     bootstrap: int = 1000,
+    against: str | Path | None = None,
     batch_size: int = 4,
     precision: Precision = "auto",
     device: str = "auto",
@@ -114,18 +75,23 @@ def evaluate(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Score a model on the chips of a split, or a class raster against a reference.
+    """Score a model on the chips of a split, or a map against a reference.
 
     Args:
-        chips: a chip folder; or, with a `reference`, a predicted class raster.
-        reference: a mask raster or a polygon file, on any grid and in any CRS; it is laid on the prediction's grid.
+        chips: a chip folder; or, with a `reference`, a map: a class raster or a polygon file.
+        reference: a class raster or a polygon file, on any grid and in any CRS; it is laid on the map's grid.
         model: a bundle made by `train`; not used with a `reference`.
         split: which chips.
         out: the report folder.
-        classes: of a pair of maps, where the prediction does not carry its legend.
-        class_field: column of a polygon reference that tells the class.
+        classes: of a pair of maps, where neither carries its legend.
+        class_field: column of polygons that tells the class; files made by geoseg need none.
         unlabelled: what pixels outside every polygon of a reference are: `background`, or `ignore`.
+        aoi: polygon file; of a pair of maps, only what lies inside is counted.
+        pixel_size: metres; of a pair of polygon files, which have no pixels to count.
+        boundary_tolerance: how far off a boundary may be, in pixels (1 or more), or in metres such as `30m`.
+        iou_threshold: above it, 0.5 or more, two objects are one and the same.
         bootstrap: draws for the confidence intervals.
+        against: another model, or with a `reference` another map, to compare with on the same ground.
         batch_size: chips a step.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -144,132 +110,84 @@ def evaluate(
     faults = Faults()
     with faults.collect():
         refuse_existing([Path(out) / METRICS], overwrite)
-        if bootstrap < 1:
-            raise InputError(f"--bootstrap {bootstrap}: 1 draw or more is needed")
-        if threshold is not None and reference is not None:
-            raise InputError(f"--threshold {threshold}: {chips} is a map already; give it to geoseg predict instead")
-    with faults.collect(), bounded_cache():
-        if reference is None:
-            legend, what, parts = _chip_confusions(chips, model, split, batch_size, precision, device, threshold)
-        else:
-            legend, what, parts = _pair_confusions(Path(chips), Path(reference), classes, class_field, unlabelled)
-    faults.raise_any()
-    with stage(out, last=METRICS, replaces=[PER_CLASS], overwrite=overwrite) as staging, bounded_cache():
-        blocks, confusions = [], []
-        for done, (total, block, confusion) in enumerate(parts, 1):
-            blocks.append(block)
-            confusions.append(confusion)
-            progress("evaluate", done, total)
-        squares = "chips" if reference is None else f"squares of {_BLOCK} pixels"
-        metrics = _document(legend, what, squares, np.array(blocks), np.stack(confusions), bootstrap, seed)
-        _write_table(staging / PER_CLASS, metrics)
-        write_json(staging / METRICS, metrics)
+    _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size)
+    with ExitStack() as opened, bounded_cache():
+        with faults.collect():
+            if reference is None:
+                trial: Trial = open_chip_trial(
+                    chips, model, split, batch_size=batch_size, precision=precision, device=device, threshold=threshold,
+                    other=against,
+                )  # fmt: skip
+            else:
+                paths = [Path(path) for path in (chips, reference, against) if path is not None]
+                options = PairOptions(classes, class_field, unlabelled, aoi, pixel_size)
+                trial = PairTrial(open_pair(paths[0], paths[1], options, opened, *paths[2:]), paths, aoi)
+            yardstick = Yardstick(_in_pixels(boundary_tolerance, trial.pixel_size_m), iou_threshold, bootstrap, seed)
+        faults.raise_any()
+        names = [PER_CLASS, PER_PLACE, ERRORS, REPORT]
+        with stage(out, last=METRICS, replaces=names, overwrite=overwrite) as staging:
+            tally = Tally(trial.legend, tolerance=yardstick.tolerance, threshold=iou_threshold, views=_VIEWS)
+            for done, ground in enumerate(trial.ground(boundary_margin(yardstick.tolerance)), 1):
+                tally.add(ground)
+                progress("evaluate", done, trial.count)
+            if tally.is_empty():
+                raise LabelError(f"{trial.what}: no pixel is both predicted and labelled; check that the two overlap")
+            found = tally.finish()
+            metrics = {
+                "format": _FORMAT,
+                "geoseg_version": geoseg.__version__,
+                "created": time.strftime("%Y-%m-%d"),
+                "what": trial.what,
+                "legend": trial.legend.to_list(),
+                **assess(found, trial.legend, yardstick, trial.pixel_size_m),
+                "averaged_over": trial.squares,
+                "provenance": trial.provenance() | {"bootstrap": bootstrap, "seed": seed},
+            }
+            write_tables(staging, metrics, found)
+            write_places(staging / ERRORS, found, trial)
+            write_report(staging / REPORT, metrics, found, trial)
+            write_json(staging / METRICS, metrics)
     return Evaluation(Path(out), metrics)
 
 
-_Parts = Iterator[tuple[int, int, np.ndarray]]
-"""How many parts there are, the block of ground of this one, and its confusion matrix."""
-
-
-def _chip_confusions(
-    chips: str | Path, model: str | Path, split: str, batch_size: int, precision: Precision, device: str,
-    threshold: float | None,
-) -> tuple[Legend, str, _Parts]:  # fmt: skip
-    folder, bundle = open_samples(chips), open_bundle(model)
-    if folder.legend.values != bundle.legend.values:
-        raise MismatchError(
-            f"{folder.path}: classes {folder.legend} found, the model knows {bundle.legend}; evaluate on its own chips"
-        )
-    if folder.image.names != bundle.image.names or folder.image.dtypes != bundle.image.dtypes:
-        raise MismatchError(
-            f"{folder.path}: bands {', '.join(folder.image.names)} found, the model takes {', '.join(bundle.image.names)}"
-        )
-    if not folder.of(split):
-        raise InputError(f"{folder.path}: no chips in the {split} split; make the chips with another --split")
-    predictor = Predictor(bundle, device=device, precision=precision, threshold=threshold)
-    what = f"{bundle.path} on {len(folder.of(split))} {split} chips of {folder.path}"
-    return folder.legend, what, _predict_chips(folder, split, predictor, batch_size)
-
-
-def _predict_chips(folder: ChipFolder, split: str, predictor: Predictor, batch_size: int) -> _Parts:
-    chosen = folder.of(split)
-    for start in range(0, len(chosen), batch_size):
-        read = [(chip, *folder.read(chip)) for chip in chosen[start : start + batch_size]]
-        for _, same in groupby(read, key=lambda entry: entry[3].shape):  # pictures differ in size
-            batch = list(same)
-            found = predictor([(pixels, valid) for _, pixels, valid, _ in batch])
-            for (chip, _, _, mask), prediction in zip(batch, found, strict=True):
-                yield len(chosen), chip.block, confusion_matrix(mask, prediction.indices, len(folder.legend))
-
-
-def _pair_confusions(
-    predicted: Path, reference: Path, classes: str | Path | None, class_field: str | None, unlabelled: Unlabelled
-) -> tuple[Legend, str, _Parts]:
-    if is_vector(predicted):
-        raise InputError(f"{predicted}: the first of a pair must be a class raster; the reference may be polygons")
-    scene = describe_scene(predicted)
-    legend = parse_legend(classes) if classes else read_legend(predicted)
-    if legend is None:
-        raise InputError(
-            f"{predicted}: carries no legend of geoseg's; name the classes with --classes 0=background,1=..."
-        )
-    stack = ExitStack()
-    if is_vector(reference):
-        polygons = read_polygons(reference, class_field=class_field, classes=legend)
-        labels: LabelReader = PolygonLabels(polygons, scene, legend=legend, unlabelled=unlabelled)
-    else:
-        with stack:
-            labels = stack.enter_context(open_label_raster(reference, scene, classes=None, nodata=None))
-            stack = stack.pop_all()
-    return legend, f"{predicted} against {reference}", _compare(scene, labels, legend, reference, stack)
-
-
-def _compare(scene: Scene, labels: LabelReader, legend: Legend, reference: Path, stack: ExitStack) -> _Parts:
-    total = -(-scene.height // _BLOCK) * -(-scene.width // _BLOCK)
-    with stack, open_raster(scene.paths[0]) as dataset:
-        for number, tile in enumerate(grid(scene.height, scene.width, _BLOCK)):
-            found = dataset.read(1, window=tile.core)
-            if found.dtype.kind not in "u":
-                raise InputError(f"{scene.path}: {found.dtype} found; a class raster is uint8 or uint16")
-            valid = dataset.read_masks(1, window=tile.core) > 0
-            predicted = np.where(valid, legend.to_indices(found), IGNORE).astype(np.uint8)
-            values, known = labels.read(tile.core)
-            strays = set(np.unique(values[known]).tolist()) - set(legend.values)
-            if strays:
-                raise LabelError(
-                    f"{reference}: label values {sorted(strays)[:8]} are not in the prediction's legend ({legend}); "
-                    f"map them to it first, or name them with --classes"
+def _refuse_odd(
+    faults: Faults, chips: str | Path, reference: str | Path | None, iou_threshold: float, bootstrap: int,
+    threshold: float | None, aoi: str | Path | None, pixel_size: float | None,
+) -> None:  # fmt: skip
+    with faults.collect():
+        if bootstrap < 1:
+            raise InputError(f"--bootstrap {bootstrap}: 1 draw or more is needed")
+    with faults.collect():
+        if not 0.5 <= iou_threshold < 1:
+            raise InputError(
+                f"--iou-threshold {iou_threshold:g}: 0.5 or more and below 1 is needed, or an object could have two matches"
+            )
+    with faults.collect():
+        if threshold is not None and reference is not None:
+            raise InputError(f"--threshold {threshold}: {chips} is a map already; give it to geoseg predict instead")
+    for name, value in (("--aoi", aoi), ("--pixel-size", pixel_size)):
+        with faults.collect():
+            if value is not None and reference is None:
+                raise InputError(
+                    f"{name} {value}: for a map and a reference; chips are taken as they are, leave it out"
                 )
-            truth = np.where(known, legend.to_indices(values), IGNORE).astype(np.uint8)
-            yield total, number, confusion_matrix(truth, predicted, len(legend))
 
 
-def _document(
-    legend: Legend, what: str, averaged_over: str, blocks: np.ndarray, confusions: np.ndarray, bootstrap: int, seed: int
-) -> dict[str, Any]:
-    pooled = confusions.sum(axis=0)
-    if not pooled.any():
-        raise LabelError(f"{what}: no pixel is both predicted and labelled; check that the two overlap")
-    _, positions = np.unique(blocks, return_inverse=True)
-    by_block = np.zeros((positions.max() + 1, *pooled.shape), np.int64)
-    np.add.at(by_block, positions, confusions)
-    return {
-        "format": _FORMAT,
-        "geoseg_version": geoseg.__version__,
-        "what": what,
-        "legend": legend.to_list(),
-        **scores(pooled, legend),
-        "averaged_over": averaged_over,
-        "chip_mean": chip_mean(confusions[confusions.any(axis=(1, 2))], legend),
-        "intervals": bootstrap_intervals(by_block, legend, samples=bootstrap, seed=seed),
-    }
-
-
-def _write_table(path: Path, metrics: dict[str, Any]) -> None:
-    columns = ["value", "name", "iou", "iou_low", "iou_high", "precision", "recall", "f1", "support", "predicted"]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for entry, limits in zip(metrics["classes"], metrics["intervals"]["classes"], strict=True):
-            low, high = limits["iou"] or (None, None)
-            writer.writerow({**entry, "iou_low": low, "iou_high": high})
+def _in_pixels(tolerance: str, pixel_size_m: float | None) -> float:
+    """A tolerance in pixels or in metres as pixels."""
+    text = tolerance.strip()
+    try:
+        if not text.endswith("m"):
+            pixels = float(text)
+        elif pixel_size_m is None:
+            raise InputError(f"--boundary-tolerance {text}: there is no CRS to say how long a metre is; give pixels")
+        else:
+            pixels = float(text[:-1]) / pixel_size_m
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--boundary-tolerance {text}: pixels such as 2 or metres such as 30m are needed") from None
+    if not 1 <= pixels < 100:
+        size = "" if pixel_size_m is None else f" (pixels of {pixel_size_m:.4g} m)"
+        raise InputError(f"--boundary-tolerance {text}: 1 to 100 pixels are possible, {pixels:.3g} found{size}")
+    return pixels

@@ -1,15 +1,17 @@
-"""Pixel accuracy: confusion matrices, the scores read off them, and how far those scores can be trusted."""
+"""Pixel accuracy: confusion matrices, and the scores read off them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from geoseg.legend import IGNORE, Legend
 
-_CLASS_SCORES = ("iou", "precision", "recall", "f1")
-_OVERALL_SCORES = ("miou", "pixel_accuracy", "mean_pixel_accuracy", "fw_iou", "kappa")
+Scores = dict[str, np.ndarray]
+"""Scores by name, NaN where one is not defined: per class (..., classes), overall (...)."""
+
 _CHUNK = 2**18  # pixels counted at a time: np.bincount widens its input to int64, and 2 MiB stay in the cache
 
 
@@ -45,17 +47,57 @@ def confusion_matrix(reference: np.ndarray, predicted: np.ndarray, classes: int)
     return pairs[:classes, :classes].copy()
 
 
-def scores(confusion: np.ndarray, legend: Legend) -> dict[str, Any]:
-    """Scores of one confusion matrix, as they stand in `metrics.json`; all lie in 0..1, kappa in -1..1.
+def class_counts(confusion: np.ndarray) -> np.ndarray:
+    """Hits, reference pixels and predicted pixels of every class: all that a score needs.
 
-    Per class IoU, precision, recall, F1, `support` (reference pixels) and `predicted` (predicted pixels). Overall the
-    mean IoU, pixel accuracy, mean pixel accuracy (mean of the recalls) and frequency-weighted IoU of Long, Shelhamer
-    and Darrell (2015, section 5), and Cohen's kappa (1960).
+    Args:
+        confusion: (..., classes, classes), rows reference, columns predicted.
+
+    Returns:
+        (..., 3, classes) float64, because products of pixel counts overflow integers on large maps.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.stack([hits, confusion.sum(axis=-1), confusion.sum(axis=-2)], axis=-2).astype(np.float64)
+
+
+def pixel_scores(counts: np.ndarray) -> Scores:
+    """All scores of the `class_counts` of a map, or of many; see `scores`."""
+    hits, support, predicted = np.moveaxis(counts, -2, 0)
+    total = support.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = hits / (support + predicted - hits)
+        recall = hits / support
+        agreement = hits.sum(axis=-1) / total
+        chance = (support * predicted).sum(axis=-1) / total**2
+        spread = (1 - ((part / total[..., None]) ** 2).sum(axis=-1) for part in (support, predicted))
+        return {
+            "iou": iou,
+            "accuracy": 1 - (support + predicted - 2 * hits) / total[..., None],
+            "precision": hits / predicted,
+            "recall": recall,
+            "f1": 2 * hits / (support + predicted),
+            "miou": mean_known(iou, axis=-1),
+            "pixel_accuracy": agreement,
+            "mean_pixel_accuracy": mean_known(recall, axis=-1),
+            "fw_iou": np.nansum(support * iou, axis=-1) / total,
+            "kappa": (agreement - chance) / (1 - chance),
+            "mcc": (agreement - chance) / np.sqrt(next(spread) * next(spread)),
+        }
+
+
+def scores(confusion: np.ndarray, legend: Legend) -> dict[str, Any]:
+    """Scores of one confusion matrix, as they stand in `metrics.json`; all lie in 0..1, kappa and MCC in -1..1.
+
+    Per class IoU, accuracy (of the class against all others), precision, recall, F1, `support` (reference pixels) and
+    `predicted` (predicted pixels). Overall the mean IoU, pixel accuracy, mean pixel accuracy (mean of the recalls) and
+    frequency-weighted IoU of Long, Shelhamer and Darrell (2015, section 5), Cohen's kappa (1960), and Matthews'
+    correlation coefficient for many classes (Gorodkin 2004, "Comparing two K-category assignments by a K-category
+    correlation coefficient", Computational Biology and Chemistry 28, equation 8).
 
     What would divide by zero is None and left out of the means. So a class without reference and without predicted
-    pixels has no score at all; one that is predicted but not in the reference has IoU and F1 0 and counts in the mean
-    IoU, while its recall is None; one that is never predicted has no precision. Kappa is None where both maps are all
-    of one class.
+    pixels has no score but its accuracy; one that is predicted but not in the reference has IoU and F1 0 and counts in
+    the mean IoU, while its recall is None; one that is never predicted has no precision. Kappa is None where both maps
+    are all of one class, MCC where one of them is.
 
     Args:
         confusion: (classes, classes), rows reference, columns predicted.
@@ -64,135 +106,57 @@ def scores(confusion: np.ndarray, legend: Legend) -> dict[str, Any]:
     Raises:
         ValueError: the matrix is not of the legend's size.
     """
-    margins = _margins(confusion, legend)
-    return _document(legend, margins, _ratios(margins)) | {"confusion": confusion.tolist()}
+    if confusion.shape != (len(legend), len(legend)):
+        raise ValueError(f"confusion matrix of shape {confusion.shape} found, the legend has {len(legend)} classes")
+    counts = class_counts(confusion)
+    return tabulate(pixel_scores(counts), legend, **_pixels(counts)) | {"confusion": confusion.tolist()}
 
 
-def chip_mean(confusions: np.ndarray, legend: Legend) -> dict[str, Any]:
+def chip_mean(counts: np.ndarray, legend: Legend) -> dict[str, Any]:
     """The scores of every chip, averaged over the chips.
 
     Other than over the pooled pixels, a small chip weighs as much as a full one. A chip in which a score is None stays
     out of the mean of this score; pixels are totals.
 
     Args:
-        confusions: (chips, classes, classes).
+        counts: (chips, 3, classes), see `class_counts`.
         legend: the classes.
 
     Returns:
-        The keys of `scores`, without `confusion`.
-
-    Raises:
-        ValueError: the matrices are not of the legend's size.
+        The keys of `scores`, without the confusion matrix.
     """
-    margins = _margins(confusions, legend)
-    means = {name: _mean(values, axis=0) for name, values in _ratios(margins).items()}
-    return _document(legend, margins.sum(axis=0), means)
+    means = {name: mean_known(values, axis=0) for name, values in pixel_scores(counts).items()}
+    return tabulate(means, legend, **_pixels(counts.sum(axis=0)))
 
 
-def bootstrap_intervals(
-    confusions: np.ndarray, legend: Legend, *, samples: int = 1000, seed: int = 0, level: float = 0.95
-) -> dict[str, Any]:
-    """Confidence intervals of the pooled scores by a spatial block bootstrap.
-
-    Neighbouring pixels err together, so whole blocks of ground are drawn with replacement, as many as there are, and
-    the scores are computed anew from each draw (Hall 1985, "Resampling a coverage pattern"; Lahiri 2003, "Resampling
-    Methods for Dependent Data", chapter 12). The limits are percentiles of the draws (Efron 1981). They cover what the
-    choice of test ground brings about, not another training run, and are too narrow where blocks are few.
+def tabulate(found: Mapping[str, np.ndarray], legend: Legend, **columns: np.ndarray) -> dict[str, Any]:
+    """Scores as they stand in JSON: those per class in the list `classes`, the others by name; None where not defined.
 
     Args:
-        confusions: (blocks, classes, classes), one per block of ground; blocks without a counted pixel do not count.
+        found: arrays (classes,) or (); or pairs of limits, (classes, 2) or (2,), where all are such pairs.
         legend: the classes.
-        samples: draws.
-        seed: of the draws.
-        level: share of the draws between the limits, within 0..1.
-
-    Returns:
-        The keys of `scores` without pixel counts, each score a pair [low, high]; also `level`, `samples` and `blocks`.
-        None stands for a pair where fewer than two blocks hold the class, or, overall, any counted pixel.
-
-    Raises:
-        ValueError: the matrices are not of the legend's size, or `samples` or `level` is out of range.
+        columns: whole numbers per class, (classes,), which come after the scores.
     """
-    if samples < 1 or not 0 < level < 1:
-        raise ValueError(f"samples={samples}, level={level}: at least 1 sample and a level between 0 and 1 are needed")
-    margins = _margins(confusions, legend)
-    margins = margins[margins.any(axis=(1, 2))]
-    blocks = len(margins)
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros((samples, *margins.shape[1:]))
-    if blocks > 1:
-        for draw in drawn:  # one at a time: all counts at once are samples x blocks large
-            draw[:] = np.tensordot(rng.multinomial(blocks, np.full(blocks, 1 / blocks)), margins, axes=1)
-    ratios = _ratios(drawn)
-    alone = margins.any(axis=1).sum(axis=0) < 2
-    for name in _CLASS_SCORES:
-        ratios[name][:, alone] = np.nan
-    tails = ((1 - level) / 2, (1 + level) / 2)
-
-    def interval(values: np.ndarray) -> list[float] | None:
-        known = values[~np.isnan(values)]
-        return np.quantile(known, tails).tolist() if known.size else None
-
+    inner = min((values.ndim for values in found.values()), default=0)
+    per_class = {name: values for name, values in found.items() if values.ndim > inner}
     classes = [
-        {"value": entry.value, "name": entry.name} | {name: interval(ratios[name][:, i]) for name in _CLASS_SCORES}
-        for i, entry in enumerate(legend)
+        {"value": entry.value, "name": entry.name}
+        | {name: _number(values[index]) for name, values in per_class.items()}
+        | {name: int(values[index]) for name, values in columns.items()}
+        for index, entry in enumerate(legend)
     ]
-    overall = {name: interval(ratios[name]) for name in _OVERALL_SCORES}
-    return {"level": level, "samples": samples, "blocks": blocks, "classes": classes, **overall}
+    return {"classes": classes} | {name: _number(values) for name, values in found.items() if name not in per_class}
 
 
-def _margins(confusion: np.ndarray, legend: Legend) -> np.ndarray:
-    """Hits, reference pixels and predicted pixels of every class, (..., 3, classes): all that a score needs.
-
-    Floats, because products of pixel counts overflow integers on large maps.
-    """
-    if confusion.shape[-2:] != (len(legend), len(legend)):
-        raise ValueError(f"confusion matrix of shape {confusion.shape} found, the legend has {len(legend)} classes")
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return np.stack([hits, confusion.sum(axis=-1), confusion.sum(axis=-2)], axis=-2).astype(np.float64)
-
-
-def _ratios(margins: np.ndarray) -> dict[str, np.ndarray]:
-    """Every score of (..., 3, classes), NaN where it is not defined: per class (..., classes), overall (...)."""
-    hits, support, predicted = np.moveaxis(margins, -2, 0)
-    total = support.sum(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = hits / (support + predicted - hits)
-        recall = hits / support
-        agreement = hits.sum(axis=-1) / total
-        chance = (support * predicted).sum(axis=-1) / total**2
-        return {
-            "iou": iou,
-            "precision": hits / predicted,
-            "recall": recall,
-            "f1": 2 * hits / (support + predicted),
-            "miou": _mean(iou, axis=-1),
-            "pixel_accuracy": agreement,
-            "mean_pixel_accuracy": _mean(recall, axis=-1),
-            "fw_iou": np.nansum(support * iou, axis=-1) / total,
-            "kappa": (agreement - chance) / (1 - chance),
-        }
-
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+def mean_known(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean of what is not NaN; NaN, without numpy's warning, where nothing is left."""
     with np.errstate(invalid="ignore"):
         return np.nansum(values, axis=axis) / (~np.isnan(values)).sum(axis=axis)
 
 
-def _document(legend: Legend, margins: np.ndarray, ratios: dict[str, np.ndarray]) -> dict[str, Any]:
-    classes = [
-        {
-            "value": entry.value,
-            "name": entry.name,
-            **{name: _number(ratios[name][index]) for name in _CLASS_SCORES},
-            "support": int(margins[1, index]),
-            "predicted": int(margins[2, index]),
-        }
-        for index, entry in enumerate(legend)
-    ]
-    return {"classes": classes, **{name: _number(ratios[name]) for name in _OVERALL_SCORES}}
+def _pixels(counts: np.ndarray) -> dict[str, np.ndarray]:
+    return {"support": counts[1], "predicted": counts[2]}
 
 
-def _number(value: np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _number(value: np.ndarray) -> float | list[float] | None:
+    return None if np.isnan(value).any() else value.tolist()

@@ -1,40 +1,129 @@
-"""Pictures and tables of how well a model does."""
+"""The report that an analyst can sign: one HTML file that needs no network and prints well."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+import jinja2
+
+from geoseg import report_figures as figures
+from geoseg.calibration import threshold_curves
+from geoseg.report_tables import OVERALL, figure, interval
+from geoseg.tally import Tallied, View
+from geoseg.trials import Trial
+
+_FEW_BLOCKS = 10
+_FEW_CLASSES = 12
+"""Classes up to which a confusion matrix and curves can be read."""
 
 
-def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw loss and IoU over the epochs of a training run.
+def write_report(path: Path, metrics: dict[str, Any], found: Tallied, trial: Trial) -> None:
+    """Write the report.
 
     Args:
-        rows: of `geoseg.learning.History`.
-        path: a staged .png.
+        path: a staged .html.
+        metrics: what stands in metrics.json.
+        found: for the figures.
+        trial: for pictures of places.
     """
-    epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
-    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-        if name in rows[0]:
-            losses.plot(epochs, [row[name] for row in rows], label=label)
-    losses.set(xlabel="epoch", ylabel="loss", title="Loss")
-    losses.legend()
-    for name in (name for name in rows[0] if name.startswith("val_iou_")):
-        scores.plot(epochs, [row[name] for row in rows], linewidth=1, label=name.removeprefix("val_iou_"))
-    if "val_miou" in rows[0]:
-        means = [row["val_miou"] for row in rows]
-        best = means.index(max(means))
-        scores.plot(epochs, means, color="black", linewidth=2, label="mean")
-        scores.plot(
-            epochs[best], means[best], "o", color="black", label=f"kept: epoch {epochs[best]}, {means[best]:.3f}"
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("geoseg", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "figure": figure,
+        "interval": interval,
+        "percent": _percent,
+        "count": "{:,}".format,
+        "hectares": _hectares,
+    }
+    template = environment.get_template("report.html.jinja")
+    text = template.render(
+        m=metrics, names=OVERALL, main=_main_class(metrics, trial), cautions=_cautions(metrics),
+        chip_curve=figures.chip_curve(found.visits, metrics["miou"], metrics["averaged_over"]),
+        maps=figures.place_maps(found.visits), scenes=len({visit.place.scene for visit in found.visits}),
+        reliability=figures.reliability_curve(metrics["calibration"]["curve"]) if metrics["calibration"] else "",
+        thresholds=_thresholds(found, metrics, trial), matrix=_matrix(metrics),
+        galleries=[(title, [_shown(view, trial) for view in views]) for title, views in _views(found)],
+    )  # fmt: skip
+    path.write_text(text, encoding="utf-8")
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _hectares(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"
+
+
+def _main_class(metrics: dict[str, Any], trial: Trial) -> int:
+    """The class that the report speaks of first: the first that is not the background."""
+    present = [index for index, entry in enumerate(metrics["classes"]) if entry["iou"] is not None]
+    return next((index for index in present if index != trial.legend.background), present[0])
+
+
+def _cautions(metrics: dict[str, Any]) -> list[str]:
+    """What a reader must know before leaning on the figures."""
+    found, blocks = [], metrics["intervals"]["blocks"]
+    if blocks < _FEW_BLOCKS:
+        found.append(
+            f"The test ground is only {blocks} block{'s' * (blocks != 1)} of ground: "
+            + ("there are no intervals." if blocks < 2 else "the intervals are too narrow, do not lean on them.")
         )
-        scores.legend(fontsize="small")
-    scores.set(xlabel="epoch", ylabel="IoU", ylim=(0, 1), title="IoU on the validation chips")
-    for axes in (losses, scores):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    leak = metrics["provenance"].get("split", {}).get("shared_ground")
+    if leak:
+        found.append(
+            f"{100 * leak:.1f} % of the ground of validation and test chips is in another split too: the scores are too good."
+        )
+    absent = [entry["name"] for entry in metrics["classes"] if entry["iou"] is None]
+    if absent:
+        found.append(f"Neither in the reference nor on the map, so left out of the means: {', '.join(absent)}.")
+    return found
+
+
+def _thresholds(found: Tallied, metrics: dict[str, Any], trial: Trial) -> str:
+    if found.shares is None:
+        return ""
+    pooled = found.shares.sum(axis=0)
+    shown = [index for index, entry in enumerate(metrics["classes"]) if entry["support"]][:_FEW_CLASSES]
+    return figures.threshold_figure(threshold_curves(pooled), trial.legend, shown)
+
+
+def _matrix(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the confusion matrix, with the share of each reference class that is mapped as each class."""
+    names = [entry["name"] for entry in metrics["classes"]]
+    if len(names) > _FEW_CLASSES:
+        return []
+    rows = []
+    for index, (name, pixels) in enumerate(zip(names, metrics["confusion"], strict=True)):
+        total = sum(pixels)
+        cells = [
+            {"pixels": count, "share": count / total if total else 0.0, "right": index == column}
+            for column, count in enumerate(pixels)
+        ]
+        rows.append({"name": name, "total": total, "cells": cells})
+    return rows
+
+
+def _views(found: Tallied) -> list[tuple[str, list[View]]]:
+    """The worst places, and the best ones that are not among them."""
+    worst = [view.visit.place for view in found.worst]
+    return [("The worst", found.worst), ("The best", [view for view in found.best if view.visit.place not in worst])]
+
+
+def _shown(view: View, trial: Trial) -> dict[str, Any]:
+    visit, worst = view.visit, view.visit.worst
+    told = ""
+    if worst:
+        names = trial.legend.names
+        told = f"{names[worst.reference]} taken for {names[worst.predicted]}: {worst.pixels:,} pixels"
+    images = figures.gallery_row(view, trial.legend, trial.picture(visit.place))
+    return {
+        "name": visit.place.name,
+        "miou": visit.miou,
+        "wrong": visit.wrong / visit.pixels,
+        "told": told,
+        "images": images,
+    }

@@ -26,6 +26,9 @@ _CONFIDENCE_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 _FILL_ALPHA = 60
 _OUTLINE_MM = 0.15
 
+_PLACE_COLOUR = "216,27,96,255"  # magenta: no ground and no class has it, and the colour-blind see it as dark
+_PLACE_MM = 0.6
+
 
 def class_style(legend: Legend) -> str:
     """QML for a class raster: the classes of the legend and no other entry."""
@@ -59,23 +62,40 @@ def polygon_style(legend: Legend) -> str:
     categories, symbols = add_element(renderer, "categories"), add_element(renderer, "symbols")
     for index, entry in enumerate(legend):
         add_element(categories, "category", render="true", symbol=index, value=entry.name, label=entry.name)
-        fill = add_element(add_element(symbols, "symbol", type="fill", name=index, alpha=1), "layer", enabled=1)
-        fill.set("class", "SimpleFill")
         colour = ",".join(str(byte) for byte in bytes.fromhex(entry.colour[1:]))
-        options = {
-            "color": f"{colour},{_FILL_ALPHA}",
-            "style": "solid",
-            "outline_color": f"{colour},255",
-            "outline_style": "solid",
-            "outline_width": str(_OUTLINE_MM),
-            "outline_width_unit": "MM",
-            "joinstyle": "bevel",
-        }
-        option_map = add_element(fill, "Option", type="Map")
-        for name, value in options.items():
-            add_element(option_map, "Option", type="QString", name=name, value=value)
+        _add_fill(symbols, index, f"{colour},{_FILL_ALPHA}", f"{colour},255", _OUTLINE_MM)
     add_element(root, "layerGeometryType", "2")
     return xml_text(root)
+
+
+def place_style() -> str:
+    """QML for places to visit, with a field `rank`: outlines that show on any ground, each with its rank."""
+    root = ElementTree.Element("qgis", version=QGIS_VERSION, labelsEnabled="1")
+    renderer = add_element(root, "renderer-v2", type="singleSymbol", symbollevels=0)
+    _add_fill(add_element(renderer, "symbols"), 0, "0,0,0,0", _PLACE_COLOUR, _PLACE_MM)
+    settings = add_element(add_element(root, "labeling", type="simple"), "settings")
+    text = add_element(settings, "text-style", fieldName="rank", isExpression=0, fontSize=10, textColor=_PLACE_COLOUR)
+    add_element(text, "text-buffer", bufferDraw=1, bufferSize=0.7, bufferColor="255,255,255,255")
+    add_element(root, "layerGeometryType", "2")
+    return xml_text(root)
+
+
+def _add_fill(symbols: ElementTree.Element, name: int, colour: str, outline: str, width_mm: float) -> None:
+    """Add a fill symbol; colours are red, green, blue and alpha, 0 to 255, joined by commas."""
+    fill = add_element(add_element(symbols, "symbol", type="fill", name=name, alpha=1), "layer", enabled=1)
+    fill.set("class", "SimpleFill")
+    options = {
+        "color": colour,
+        "style": "solid",
+        "outline_color": outline,
+        "outline_style": "solid",
+        "outline_width": str(width_mm),
+        "outline_width_unit": "MM",
+        "joinstyle": "bevel",
+    }
+    option_map = add_element(fill, "Option", type="Map")
+    for option, value in options.items():
+        add_element(option_map, "Option", type="QString", name=option, value=value)
 
 
 def colour_bands(names: Sequence[str]) -> tuple[int, ...]:

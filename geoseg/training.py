@@ -20,6 +20,7 @@ from geoseg.chips import ChipFolder
 from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling
 from geoseg.devices import choose_device, choose_precision, precision_name
 from geoseg.errors import DataWarning, Faults, GeosegError, InputError, LearningError, ModelError, OutputExistsError
+from geoseg.figures import draw_curves
 from geoseg.files import refuse_existing, stage, write_json
 from geoseg.fitting import Fitted, Machine, fit
 from geoseg.learning import SegmentationTask
@@ -27,7 +28,6 @@ from geoseg.pictures import open_samples
 from geoseg.plan import Lesson, make_plan, prepare, read_plan
 from geoseg.progress import Progress, silent
 from geoseg.reach import measure_reach
-from geoseg.report import draw_curves
 from geoseg.split import SPLITS
 
 _REACH_CHIPS = 6

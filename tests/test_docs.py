@@ -32,7 +32,10 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 # Keys of these are the user's own words, or are documented where the mapping itself comes from.
-_MAPS = r"^(image|legend|options|metrics|outputs|left_out|reach|training\.(versions|chips)|.*\bclass_pixels)\b.|^splits\.(val|test)\."
+_MAPS = (
+    r"^(image|legend|options|metrics|outputs|left_out|provenance|reach|training\.(versions|chips)|.*\bclass_pixels)\b."
+    r"|^splits\.(val|test)\."
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -88,8 +91,20 @@ def described_keys(document: dict[str, Any], section: str) -> set[str]:
     """The keys of a document that its section has to name."""
     named = documented(section)
     found = {key for key in keys(document) if not re.search(_MAPS, key)}
-    # Means and intervals have the keys of the scores themselves.
-    return {key for key in found if not (re.match(r"(chip_mean|intervals)\.", key) and key.split(".", 1)[1] in named)}
+    return {key for key in found if not _repeats(key, named)}
+
+
+def _repeats(key: str, named: set[str]) -> bool:
+    """Whether a key is of means, intervals or differences, which have the keys of the scores themselves."""
+    if re.search(r"\.classes(\[\]\.(value|name))?$", key):
+        return key not in named
+    again = re.match(r"(.*\.)?(chip_mean|intervals|other|difference)\.(.*)", key)
+    if again is None:
+        return False
+    if again[1] is None and key in named:
+        return False
+    same = {again[3], f"{again[1] or ''}{again[3]}", f"intervals.{again[3]}" if again[2] == "intervals" else "classes"}
+    return not same.isdisjoint(named)
 
 
 def test_the_command_page_is_what_help_says():
@@ -248,7 +263,9 @@ def made(write_scene, rng, tmp_path) -> Path:
         max_area=1e9,
         min_hole=1,
     )
-    geoseg.evaluate(prediction, reference, out=tmp_path / "report", bootstrap=2)
+    report = tmp_path / "report"
+    geoseg.evaluate(chips, model=tmp_path / "model", against=tmp_path / "model", out=report, bootstrap=2)
+    geoseg.evaluate(prediction, reference, out=report / "map", bootstrap=2)
     return tmp_path
 
 
@@ -263,8 +280,12 @@ def check_files(folder: Path, stem: str) -> None:
     loaded = {section: json.loads(path.read_text(encoding="utf-8")) for section, path in documents.items()}
     for section, document in loaded.items():
         named = {re.sub(r"^splits\.(val|test)\..*", "splits.train", name) for name in documented(section)}
+        if document.get("comparison", "") is None:
+            named = {name for name in named if not name.startswith("comparison.")}
         assert described_keys(document, section) == named, section
         assert document["format"] == 1
+    of_map = json.loads((folder / "report" / "map" / "metrics.json").read_text(encoding="utf-8"))
+    assert described_keys(of_map, "metrics.json") <= documented("metrics.json")
     for section, document in (("ImageSpec", loaded["model.json"]["image"]), ("Legend", loaded["model.json"]["legend"])):
         assert {key.removeprefix("[].") for key in keys(document)} == documented(section), section
     for section, command in (("chips.json", "tile"), ("<stem>_run.json", "predict")):
@@ -280,8 +301,11 @@ def check_tables(folder: Path, stem: str) -> None:
     for section, (path, layer) in layers.items():
         columns = pyogrio.read_info(folder / path, layer=layer)["fields"]
         assert {re.sub(r"^.+_\d+_pct$", "<class name>_<value>_pct", name) for name in columns} == documented(section)
-    with open(folder / "report" / "per_class.csv", encoding="utf-8", newline="") as file:
-        assert set(next(csv.reader(file))) == documented("per_class.csv")
+    for name in ("per_class.csv", "per_place.csv"):
+        with open(folder / "report" / name, encoding="utf-8", newline="") as file:
+            assert set(next(csv.reader(file))) == documented(name)
+    places = set(pyogrio.read_info(folder / "report" / "errors.gpkg", layer="places")["fields"])
+    assert places == documented("per_place.csv") | {"rank"}
 
 
 def test_the_format_page_names_every_key_and_column(made):

@@ -13,10 +13,10 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn_metrics
 
 from geoseg.legend import IGNORE, make_legend
-from geoseg.metrics import bootstrap_intervals, chip_mean, confusion_matrix, scores
+from geoseg.metrics import chip_mean, class_counts, confusion_matrix, scores
 
-OVERALL = ("miou", "pixel_accuracy", "mean_pixel_accuracy", "fw_iou", "kappa")
-PER_CLASS = ("iou", "precision", "recall", "f1")
+OVERALL = ("miou", "pixel_accuracy", "mean_pixel_accuracy", "fw_iou", "kappa", "mcc")
+PER_CLASS = ("iou", "accuracy", "precision", "recall", "f1")
 LEGEND = make_legend([0, 1, 2], ["background", "cultivated", "water"])
 
 
@@ -88,17 +88,19 @@ def test_scores_by_hand():
     found = scores(np.array([[50, 10, 0], [5, 35, 0], [0, 0, 0]]), LEGEND)
     background, cultivated, water = found["classes"]
     assert background == {
-        "value": 0, "name": "background", "iou": 50 / 65, "precision": 50 / 55, "recall": 50 / 60, "f1": 100 / 115,
+        "value": 0, "name": "background", "iou": 50 / 65, "accuracy": 0.85, "precision": 50 / 55, "recall": 50 / 60, "f1": 100 / 115,
         "support": 60, "predicted": 55,
     }  # fmt: skip
     assert (cultivated["iou"], cultivated["precision"], cultivated["recall"]) == (35 / 50, 35 / 45, 35 / 40)
-    assert water == {"value": 2, "name": "water", **dict.fromkeys(PER_CLASS), "support": 0, "predicted": 0}
+    absent = {**dict.fromkeys(PER_CLASS), "accuracy": 1.0, "support": 0, "predicted": 0}
+    assert water == {"value": 2, "name": "water", **absent}
     assert found["miou"] == pytest.approx((50 / 65 + 35 / 50) / 2)
     assert found["pixel_accuracy"] == 0.85
     assert found["mean_pixel_accuracy"] == pytest.approx((50 / 60 + 35 / 40) / 2)
     assert found["fw_iou"] == pytest.approx(0.6 * 50 / 65 + 0.4 * 35 / 50)
     chance = (60 * 55 + 40 * 45) / 100**2
     assert found["kappa"] == pytest.approx((0.85 - chance) / (1 - chance))
+    assert found["mcc"] == pytest.approx((50 * 35 - 10 * 5) / np.sqrt(60 * 40 * 55 * 45))
     assert found["confusion"] == [[50, 10, 0], [5, 35, 0], [0, 0, 0]]
     assert list(found) == ["classes", *OVERALL, "confusion"]
 
@@ -125,7 +127,7 @@ def test_no_pixel_at_all_gives_no_score():
 
 def test_kappa_of_two_maps_of_one_class_is_not_defined():
     found = scores(np.diag([7, 0, 0]), LEGEND)
-    assert (found["pixel_accuracy"], found["miou"], found["kappa"]) == (1, 1, None)
+    assert (found["pixel_accuracy"], found["miou"], found["kappa"], found["mcc"]) == (1, 1, None, None)
 
 
 def test_scores_of_a_map_of_many_pixels_do_not_overflow():
@@ -154,10 +156,12 @@ def test_scores_equal_scikit_learn(confusion):
         )
         iou = sklearn_metrics.jaccard_score(*pairs, labels=range(3), average=None)
         kappa = sklearn_metrics.cohen_kappa_score(*pairs, labels=range(3))
+        mcc = sklearn_metrics.matthews_corrcoef(*pairs)
     for index, entry in enumerate(found["classes"]):
         assert entry["support"] == support[index]
         assert _nan(entry["precision"]) == pytest.approx(precision[index], nan_ok=True)
         assert _nan(entry["recall"]) == pytest.approx(recall[index], nan_ok=True)
+        assert entry["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(*(pairs == index)))
         if entry["iou"] is not None:  # where scikit-learn says 0 with a warning
             assert entry["iou"] == pytest.approx(iou[index])
             assert entry["f1"] == pytest.approx(f1[index])
@@ -165,6 +169,8 @@ def test_scores_equal_scikit_learn(confusion):
     # scikit-learn takes the other way round for two maps of one class: kappa 1 or NaN by version.
     if found["kappa"] is not None:
         assert found["kappa"] == pytest.approx(kappa)
+    if found["mcc"] is not None:  # where a map is all of one class scikit-learn says 0
+        assert found["mcc"] == pytest.approx(mcc, abs=1e-9)
     assert found["mean_pixel_accuracy"] == pytest.approx(np.nanmean(recall))
 
 
@@ -202,7 +208,7 @@ def test_swapping_the_maps_swaps_precision_and_recall(confusion):
 @given(arrays(np.int64, 3, elements=st.integers(1, 50)))
 def test_a_perfect_map_scores_one(diagonal):
     found = scores(np.diag(diagonal), LEGEND)
-    assert [found[name] for name in OVERALL] == pytest.approx([1] * 5)
+    assert [found[name] for name in OVERALL] == pytest.approx([1] * 6)
 
 
 # --- the mean over chips
@@ -214,7 +220,7 @@ def test_chip_mean_by_hand():
         [[0, 0, 0], [0, 9, 0], [0, 0, 1]],
         [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
     ])  # fmt: skip
-    found = chip_mean(chips, LEGEND)
+    found = chip_mean(class_counts(chips), LEGEND)
     background, cultivated, water = found["classes"]
     assert background["iou"] == pytest.approx(6 / 10)
     assert cultivated["iou"] == pytest.approx((0 + 1) / 2)
@@ -226,7 +232,7 @@ def test_chip_mean_by_hand():
 
 
 def test_chip_mean_of_no_chip():
-    found = chip_mean(np.zeros((0, 3, 3), int), LEGEND)
+    found = chip_mean(np.zeros((0, 3, 3)), LEGEND)
     assert all(found[name] is None for name in OVERALL)
 
 
@@ -234,103 +240,16 @@ def test_chip_mean_of_no_chip():
 def test_chip_mean_of_one_chip_is_its_score(chips):
     pooled = scores(chips[0], LEGEND)
     del pooled["confusion"]
-    assert chip_mean(chips[:1], LEGEND) == pooled
+    assert chip_mean(class_counts(chips[:1]), LEGEND) == pooled
 
 
 @given(confusions, st.randoms(use_true_random=False))
 def test_the_order_of_chips_does_not_matter(chips, random):
     order = random.sample(range(len(chips)), len(chips))
-    one, other = chip_mean(chips, LEGEND), chip_mean(chips[order], LEGEND)
+    one, other = chip_mean(class_counts(chips), LEGEND), chip_mean(class_counts(chips[order]), LEGEND)
     for name in OVERALL:
         assert _nan(one[name]) == pytest.approx(_nan(other[name]), nan_ok=True)
     assert scores(chips.sum(axis=0), LEGEND) == scores(chips[order].sum(axis=0), LEGEND)
-
-
-# --- intervals
-
-
-def _blocks(rng: np.random.Generator, blocks: int) -> np.ndarray:
-    """Blocks of 400 pixels and two classes whose accuracy varies from block to block around 0.8."""
-    share = rng.uniform(0.7, 0.9, (blocks, 2, 1)) * [1, 0] + [0, 1] * (1 - rng.uniform(0.7, 0.9, (blocks, 2, 1)))
-    hits = np.rint(200 * share[..., 0]).astype(int)
-    return np.stack([np.stack([hits[:, 0], 200 - hits[:, 0]], 1), np.stack([200 - hits[:, 1], hits[:, 1]], 1)], 1)
-
-
-TWO = make_legend([0, 1])
-
-
-def test_intervals_hold_the_scores_and_lie_within_the_blocks(rng):
-    blocks = _blocks(rng, 40)
-    pooled, found = scores(blocks.sum(axis=0), TWO), bootstrap_intervals(blocks, TWO)
-    each = [scores(block, TWO) for block in blocks]
-    for name in OVERALL:
-        low, high = found[name]
-        assert min(one[name] for one in each) < low < pooled[name] < high < max(one[name] for one in each)
-    for index, entry in enumerate(found["classes"]):
-        for name in PER_CLASS:
-            assert entry[name][0] < pooled["classes"][index][name] < entry[name][1]
-    assert (found["level"], found["samples"], found["blocks"]) == (0.95, 1000, 40)
-
-
-def test_interval_of_the_accuracy_equals_the_normal_one_for_many_blocks_of_one_size(rng):
-    # With blocks of one size the pixel accuracy is a mean over blocks, whose standard error is known.
-    blocks = _blocks(rng, 400)
-    accuracies = np.trace(blocks, axis1=1, axis2=2) / 400
-    reach = 1.96 * accuracies.std() / np.sqrt(400)
-    low, high = bootstrap_intervals(blocks, TWO, samples=4000)["pixel_accuracy"]
-    assert (low, high) == pytest.approx((accuracies.mean() - reach, accuracies.mean() + reach), abs=0.1 * reach)
-
-
-def test_a_higher_level_is_wider_and_the_seed_decides(rng):
-    blocks = _blocks(rng, 30)
-    narrow, wide = (bootstrap_intervals(blocks, TWO, level=level)["miou"] for level in (0.8, 0.99))
-    assert wide[0] < narrow[0] < narrow[1] < wide[1]
-    assert bootstrap_intervals(blocks, TWO, seed=1) == bootstrap_intervals(blocks, TWO, seed=1)
-    assert bootstrap_intervals(blocks, TWO, seed=1) != bootstrap_intervals(blocks, TWO, seed=2)
-
-
-def test_equal_blocks_leave_nothing_to_chance():
-    found = bootstrap_intervals(np.tile([[50, 10], [5, 35]], (8, 1, 1)), TWO, samples=20)
-    assert found["pixel_accuracy"] == pytest.approx([0.85, 0.85])
-
-
-@pytest.mark.parametrize("empty", [0, 5])
-def test_one_block_gives_no_interval_and_empty_blocks_do_not_count(empty):
-    blocks = np.concatenate([np.full((1, 2, 2), 9), np.zeros((empty, 2, 2), int)])
-    found = bootstrap_intervals(blocks, TWO)
-    assert found["blocks"] == 1
-    assert all(found[name] is None for name in OVERALL)
-    assert all(entry[name] is None for entry in found["classes"] for name in PER_CLASS)
-
-
-def test_empty_blocks_do_not_widen_the_interval(rng):
-    blocks = _blocks(rng, 10)
-    padded = np.concatenate([blocks, np.zeros((10, 2, 2), int)])
-    assert bootstrap_intervals(padded, TWO) == bootstrap_intervals(blocks, TWO)
-
-
-def test_a_class_in_a_single_block_gets_no_interval(rng):
-    blocks = np.zeros((20, 3, 3), int)
-    blocks[:, :2, :2] = _blocks(rng, 20)
-    blocks[4, 2, 2] = 30
-    background, _, water = bootstrap_intervals(blocks, LEGEND)["classes"]
-    assert background["iou"] is not None
-    assert water == {"value": 2, "name": "water", **dict.fromkeys(PER_CLASS)}
-
-
-@settings(max_examples=30)
-@given(confusions)
-def test_intervals_are_ordered_and_can_be_written(blocks):
-    found = bootstrap_intervals(blocks, LEGEND, samples=20)
-    json.dumps(found, allow_nan=False)
-    pairs = [found[name] for name in OVERALL] + [entry[name] for entry in found["classes"] for name in PER_CLASS]
-    assert all(pair is None or -1 - 1e-9 <= pair[0] <= pair[1] <= 1 + 1e-9 for pair in pairs)
-
-
-@pytest.mark.parametrize("options", [{"samples": 0}, {"level": 0}, {"level": 1}, {"level": 95}])
-def test_intervals_refuse_senseless_options(options):
-    with pytest.raises(ValueError, match="level"):
-        bootstrap_intervals(np.ones((3, 2, 2), int), TWO, **options)
 
 
 def _nan(value: float | None) -> float:

@@ -1,0 +1,154 @@
+"""A map and a reference, each a class raster or a polygon file on whatever grid, opened on the grid of the map."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyogrio
+from affine import Affine
+from rasterio.crs import CRS
+
+from geoseg.choices import Unlabelled
+from geoseg.class_rasters import find_legend
+from geoseg.errors import InputError, LegendError
+from geoseg.ground import MapPair
+from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend, read_legend
+from geoseg.legend import Legend, make_legend, parse_legend
+from geoseg.polygon_labels import PolygonLabels, Polygons, polygon_legend, read_polygons
+from geoseg.predictor import SHARE_STEPS
+from geoseg.raster import open_raster
+from geoseg.scenes import Scene, describe_scene, same_grid
+
+_CLASS_NAME = "class_name"
+"""The column that tells the class in geoseg's own polygon files."""
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """The options of `geoseg evaluate` of the same names, as far as a pair of maps depends on them."""
+
+    classes: str | Path | None = None
+    class_field: str | None = None
+    unlabelled: Unlabelled = "background"
+    aoi: str | Path | None = None
+    pixel_size: float | None = None
+
+
+def open_pair(
+    predicted: Path, reference: Path, options: PairOptions, stack: ExitStack, other: Path | None = None
+) -> MapPair:
+    """Lay a reference, and perhaps another map, on the grid of a map.
+
+    The grid is that of the map; where that is a polygon file, that of the reference; where both are, one of square
+    pixels of `--pixel-size`.
+
+    Args:
+        predicted: the map under test.
+        reference: what it is held against.
+        options: of both.
+        stack: keeps the files open.
+        other: a map to compare it with.
+
+    Raises:
+        GeosegError: what cannot be laid on that grid, or classes that are not in the legend.
+    """
+    fields = {predicted: _own_field(predicted) or options.class_field, reference: options.class_field}
+    if other is not None:
+        fields[other] = _own_field(other) or options.class_field
+    legend = _find_legend(predicted, reference, options, fields)
+    polygons = {
+        path: read_polygons(path, class_field=field, classes=legend)
+        for path, field in fields.items()
+        if is_vector(path)
+    }
+    scene = _find_grid(predicted, reference, polygons, options.pixel_size)
+
+    def reader(path: Path) -> LabelReader:
+        if path in polygons:
+            # What a map does not show is background, whatever the labels leave open.
+            unlabelled = options.unlabelled if path == reference or legend.background is None else "background"
+            return PolygonLabels(polygons[path], scene, legend=legend, unlabelled=unlabelled)
+        return stack.enter_context(open_label_raster(path, scene, classes=None, nodata=None))
+
+    area = None
+    if options.aoi is not None:
+        inside = read_polygons(Path(options.aoi))
+        area = PolygonLabels(inside, scene, legend=make_legend([1]), unlabelled="ignore")
+    confidence = None if is_vector(predicted) else _find_confidence(predicted, scene)
+    return MapPair(
+        scene, legend, reader(predicted), reader(reference), [str(path) for path in (predicted, reference, other) if path],
+        area, None if other is None else reader(other), None if confidence is None else reader(confidence),
+    )  # fmt: skip
+
+
+def _own_field(path: Path) -> str | None:
+    """The class column of a polygon file written by geoseg, which needs no naming."""
+    if not is_vector(path) or path.suffix.lower() == ".parquet" or not path.exists():
+        return None
+    try:
+        return _CLASS_NAME if _CLASS_NAME in pyogrio.read_info(path)["fields"] else None
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
+        return None  # read_polygons says what is wrong
+
+
+def _find_legend(predicted: Path, reference: Path, options: PairOptions, fields: dict[Path, str | None]) -> Legend:
+    """As given; else as the map, or the reference, carries it; else made of what stands in both."""
+    if options.classes:
+        return parse_legend(options.classes)
+    pair = (predicted, reference)
+    for path in pair:
+        if not is_vector(path) and (legend := read_legend(path)):
+            return legend
+    vectors = [read_polygons(path, class_field=fields[path]) for path in pair if is_vector(path)]
+    rasters = [path for path in pair if not is_vector(path)]
+    if not rasters:
+        return polygon_legend(vectors, options.unlabelled)
+    found = [find_legend(describe_scene(path)) for path in rasters]
+    legend = raster_legend(rasters, sorted({value for one in found for value in one.values}))
+    try:
+        for file in vectors:
+            for key in set(file.keys or ()):
+                legend.index(key)
+    except LegendError as error:
+        raise LegendError(
+            f"{vectors[0].path}: {error}, as found in {rasters[0]}; name the classes of its values with "
+            f"--classes 0=background,1=..."
+        ) from None
+    return legend
+
+
+def _find_grid(predicted: Path, reference: Path, polygons: dict[Path, Polygons], pixel_size: float | None) -> Scene:
+    rasters = [path for path in (predicted, reference) if path not in polygons]
+    if rasters and pixel_size is not None:
+        raise InputError(f"--pixel-size {pixel_size:g}: {rasters[0]} has a grid of its own; leave it out")
+    if rasters:
+        return describe_scene(rasters[0])
+    if pixel_size is None:
+        raise InputError(
+            f"{predicted}: neither it nor {reference} has pixels; say how large they shall be, in metres, with --pixel-size"
+        )
+    if not 0 < pixel_size < math.inf:
+        raise InputError(f"--pixel-size {pixel_size:g}: metres above 0 are needed")
+    shapes = polygons[predicted].shapes
+    projected = shapes if shapes.crs.is_projected else shapes.to_crs(shapes.estimate_utm_crs())
+    left, low, right, high = projected.total_bounds
+    unit = projected.crs.axis_info[0].unit_conversion_factor
+    side = pixel_size / unit
+    width, height = math.ceil((right - left) / side), math.ceil((high - low) / side)
+    grid = Affine(side, 0, left, 0, -side, high)
+    return Scene(predicted.stem, (predicted,), height, width, (), (), (), CRS.from_user_input(projected.crs), grid)
+
+
+def _find_confidence(predicted: Path, scene: Scene) -> Path | None:
+    """The confidence raster that `geoseg predict` has put beside a class raster."""
+    if not predicted.stem.endswith("_classes"):
+        return None
+    path = predicted.with_name(f"{predicted.stem.removesuffix('_classes')}_confidence.tif")
+    if not path.exists() or not same_grid(describe_scene(path), scene):
+        return None
+    with open_raster(path) as dataset:
+        own = dataset.dtypes[0] == "uint8" and math.isclose(dataset.scales[0] * SHARE_STEPS, 1)
+        return path if own else None
