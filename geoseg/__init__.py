@@ -7,23 +7,24 @@ Each command is a function of the same name with the same options:
     predict       a model and scenes to class rasters and polygons
     polygonize    a class raster to polygons
     evaluate      how far to trust a model or a map
+    sample        points to label, for areas with an interval
     info, check   what a file is; what would go wrong
 
 A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
 import one another:
 
     floor 4   cli __main__
-    floor 3   tiling training prediction polygons evaluation describing
+    floor 3   tiling training prediction polygons evaluation sampling describing
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging
               inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
               changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
-              trials tally assessment report_tables report_figures report
+              trials tally assessment point_style reference_points report_tables report_figures report studies
     floor 1   raster remote geotiff scenes labels polygon_labels split
     floor 0   errors choices named_parts progress pipeline legend spec grid metrics intervals calibration
-              comparison files
+              comparison area_estimation files
 """
 
 from importlib import import_module
@@ -37,6 +38,7 @@ _HOMES = {
     "info": "describing",
     "polygonize": "polygons",
     "predict": "prediction",
+    "sample": "sampling",
     "tile": "tiling",
     "train": "training",
     "GeosegError": "errors",
@@ -57,6 +59,7 @@ __all__ = [
     "parse_legend",
     "polygonize",
     "predict",
+    "sample",
     "tile",
     "train",
 ]
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from geoseg.legend import Legend, parse_legend
     from geoseg.polygons import polygonize
     from geoseg.prediction import predict
+    from geoseg.sampling import sample
     from geoseg.spec import ImageSpec
     from geoseg.tiling import tile
     from geoseg.training import train

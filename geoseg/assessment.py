@@ -61,6 +61,26 @@ def assess(found: Tallied, legend: Legend, yardstick: Yardstick, pixel_size_m: f
         "calibration": _calibration(found, legend, draws),
         "areas": _areas(found, legend, draws),
         "comparison": _comparison(found, counts, legend, draws),
+        "sample": None,
+    }
+
+
+def assess_points(estimated: dict[str, Any], legend: Legend) -> dict[str, Any]:
+    """What labelled points tell, as it stands in metrics.json: `sample`, and the scores of the areas that they stand for.
+
+    Args:
+        estimated: see `geoseg.reference_points.estimate_areas`.
+        legend: the classes.
+    """
+    counts = np.array(estimated["counts"])
+    found = pixel_scores(class_counts(np.array(estimated["matrix_ha"])))
+    nothing = ("chip_mean", "intervals", "left_out", "boundary", "objects", "calibration", "areas", "comparison")
+    return {
+        **tabulate(found, legend, support=counts.sum(axis=1), predicted=counts.sum(axis=0)),
+        "confusion": counts.tolist(),
+        **dict.fromkeys(nothing),
+        "sample": estimated,
+        "averaged_over": None,
     }
 
 

@@ -396,6 +396,23 @@ def evaluate(chips: str, reference: str | None, **options: Any) -> Any:
 
 
 @cli.command(cls=Verb)
+@click.argument("predicted", metavar="PREDICTED", type=PATH)
+@click.option("-o", "--out", type=PATH, default="points.gpkg", help="GeoPackage of the points.")
+@click.option("--size", type=int, help="Points in all.  [default: by Cochran's formula]")
+@click.option("--standard-error", default=0.01, help="Aimed at for the overall accuracy.")
+@click.option(
+    "--expected-accuracy", default="0.8", help="Share of each class on the map guessed to be right: 0.8,water=0.95."
+)
+@click.option("--minimum", default=50, help="Points of each class.")
+@click.option("--aoi", type=PATH, help="Polygons inside which points are drawn.")
+@seed_option
+@overwrite_option
+def sample(predicted: str, **options: Any) -> Any:
+    """Draw points on a map, to be labelled for its areas and accuracy."""
+    return geoseg.sample(predicted, **options)
+
+
+@cli.command(cls=Verb)
 @click.argument("path", type=PATH)
 def info(path: str, progress: Any) -> Any:
     """Describe a scene, a chip folder, a model or a prediction."""

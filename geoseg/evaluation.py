@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geoseg
-from geoseg.assessment import Yardstick, assess
-from geoseg.boundary_scores import boundary_margin
+from geoseg.assessment import Yardstick
 from geoseg.choices import Precision, SplitName, Unlabelled
-from geoseg.errors import Faults, InputError, LabelError
+from geoseg.errors import Faults, InputError
 from geoseg.files import refuse_existing, stage, write_json
 from geoseg.map_pairs import PairOptions, open_pair
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
-from geoseg.report import write_report
-from geoseg.report_tables import ERRORS, METRICS, PER_CLASS, PER_PLACE, summary, write_places, write_tables
-from geoseg.tally import Tally
+from geoseg.reference_points import holds_points
+from geoseg.report_tables import METRICS, sample_summary, summary
+from geoseg.studies import FILES, REPORT, GroundStudy, Study, open_point_study
 from geoseg.trials import PairTrial, Trial, open_chip_trial
-
-REPORT = "report.html"
-_FORMAT = 1
-_VIEWS = 6
-"""Places of which the report shows pictures, of the best and of the worst."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a model on chips, or of a map against a reference.
+    """Scores of a model on chips, or of a map against a reference or points.
 
     Attributes:
         path: the report folder.
@@ -44,7 +36,8 @@ class Evaluation:
         return str(self.path)
 
     def __str__(self) -> str:
-        return f"{summary(self.metrics)}\nthe report: {self.path / REPORT}"
+        told = summary(self.metrics) if self.metrics["sample"] is None else sample_summary(self.metrics)
+        return f"{told}\nthe report: {self.path / REPORT}"
 
     def to_dict(self) -> dict[str, Any]:
         """What stands in metrics.json."""
@@ -75,16 +68,17 @@ def evaluate(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Score a model on the chips of a split, or a map against a reference.
+    """Score a model on the chips of a split, or a map against a reference; or estimate areas from labelled points.
 
     Args:
         chips: a chip folder; or, with a `reference`, a map: a class raster or a polygon file.
-        reference: a class raster or a polygon file, on any grid and in any CRS; it is laid on the map's grid.
+        reference: a class raster or a polygon file, on any grid and in any CRS; it is laid on the map's grid. Or labelled
+            points, of `geoseg sample` or your own.
         model: a bundle made by `train`; not used with a `reference`.
         split: which chips.
         out: the report folder.
         classes: of a pair of maps, where neither carries its legend.
-        class_field: column of polygons that tells the class; files made by geoseg need none.
+        class_field: column of polygons or points that tells the class; files made by geoseg need none.
         unlabelled: what pixels outside every polygon of a reference are: `background`, or `ignore`.
         aoi: polygon file; of a pair of maps, only what lies inside is counted.
         pixel_size: metres; of a pair of polygon files, which have no pixels to count.
@@ -113,39 +107,27 @@ def evaluate(
     _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size)
     with ExitStack() as opened, bounded_cache():
         with faults.collect():
-            if reference is None:
-                trial: Trial = open_chip_trial(
-                    chips, model, split, batch_size=batch_size, precision=precision, device=device, threshold=threshold,
-                    other=against,
-                )  # fmt: skip
+            study: Study
+            options = PairOptions(classes, class_field, unlabelled, aoi, pixel_size)
+            if reference is not None and holds_points(Path(reference)):
+                if against is not None:
+                    raise InputError(f"--against {against}: not with points; evaluate each map at them")
+                study = open_point_study(Path(chips), Path(reference), options, opened)
             else:
-                paths = [Path(path) for path in (chips, reference, against) if path is not None]
-                options = PairOptions(classes, class_field, unlabelled, aoi, pixel_size)
-                trial = PairTrial(open_pair(paths[0], paths[1], options, opened, *paths[2:]), paths, aoi)
-            yardstick = Yardstick(_in_pixels(boundary_tolerance, trial.pixel_size_m), iou_threshold, bootstrap, seed)
+                trial: Trial
+                if reference is None:
+                    trial = open_chip_trial(
+                        chips, model, split, batch_size=batch_size, precision=precision, device=device,
+                        threshold=threshold, other=against,
+                    )  # fmt: skip
+                else:
+                    paths = [Path(path) for path in (chips, reference, against) if path is not None]
+                    trial = PairTrial(open_pair(paths[0], paths[1], options, opened, *paths[2:]), paths, aoi)
+                tolerance = _in_pixels(boundary_tolerance, trial.pixel_size_m)
+                study = GroundStudy(trial, Yardstick(tolerance, iou_threshold, bootstrap, seed))
         faults.raise_any()
-        names = [PER_CLASS, PER_PLACE, ERRORS, REPORT]
-        with stage(out, last=METRICS, replaces=names, overwrite=overwrite) as staging:
-            tally = Tally(trial.legend, tolerance=yardstick.tolerance, threshold=iou_threshold, views=_VIEWS)
-            for done, ground in enumerate(trial.ground(boundary_margin(yardstick.tolerance)), 1):
-                tally.add(ground)
-                progress("evaluate", done, trial.count)
-            if tally.is_empty():
-                raise LabelError(f"{trial.what}: no pixel is both predicted and labelled; check that the two overlap")
-            found = tally.finish()
-            metrics = {
-                "format": _FORMAT,
-                "geoseg_version": geoseg.__version__,
-                "created": time.strftime("%Y-%m-%d"),
-                "what": trial.what,
-                "legend": trial.legend.to_list(),
-                **assess(found, trial.legend, yardstick, trial.pixel_size_m),
-                "averaged_over": trial.squares,
-                "provenance": trial.provenance() | {"bootstrap": bootstrap, "seed": seed},
-            }
-            write_tables(staging, metrics, found)
-            write_places(staging / ERRORS, found, trial)
-            write_report(staging / REPORT, metrics, found, trial)
+        with stage(out, last=METRICS, replaces=FILES, overwrite=overwrite) as staging:
+            metrics = study.report(staging, progress)
             write_json(staging / METRICS, metrics)
     return Evaluation(Path(out), metrics)
 

@@ -9,6 +9,7 @@ import jinja2
 
 from geoseg import report_figures as figures
 from geoseg.calibration import threshold_curves
+from geoseg.legend import Legend
 from geoseg.report_tables import OVERALL, figure, interval
 from geoseg.tally import Tallied, View
 from geoseg.trials import Trial
@@ -27,20 +28,8 @@ def write_report(path: Path, metrics: dict[str, Any], found: Tallied, trial: Tri
         found: for the figures.
         trial: for pictures of places.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("geoseg", "."), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "figure": figure,
-        "interval": interval,
-        "percent": _percent,
-        "count": "{:,}".format,
-        "hectares": _hectares,
-    }
-    template = environment.get_template("report.html.jinja")
-    text = template.render(
-        m=metrics, names=OVERALL, main=_main_class(metrics, trial), cautions=_cautions(metrics),
+    text = _template("report.html.jinja").render(
+        m=metrics, names=OVERALL, main=_main_class(metrics), cautions=_cautions(metrics),
         chip_curve=figures.chip_curve(found.visits, metrics["miou"], metrics["averaged_over"]),
         maps=figures.place_maps(found.visits), scenes=len({visit.place.scene for visit in found.visits}),
         reliability=figures.reliability_curve(metrics["calibration"]["curve"]) if metrics["calibration"] else "",
@@ -48,6 +37,43 @@ def write_report(path: Path, metrics: dict[str, Any], found: Tallied, trial: Tri
         galleries=[(title, [_shown(view, trial) for view in views]) for title, views in _views(found)],
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")
+
+
+def write_sample_report(path: Path, metrics: dict[str, Any]) -> None:
+    """Write the report of what labelled points tell of a map.
+
+    Args:
+        path: a staged .html.
+        metrics: what stands in metrics.json.
+    """
+    cautions, sample = [], metrics["sample"]
+    if sample["unsampled_ha"]:
+        cautions.append(
+            f"{sample['unsampled_ha']:,.1f} ha are strata without a labelled point: nothing is told of them."
+        )
+    unsure = [entry["name"] for entry in sample["classes"] if entry["area_ha"]["error"] is None]
+    if unsure:
+        cautions.append("A stratum has a single labelled point, so there are no intervals: label more.")
+    if sample["strata"] == "map":
+        cautions.append(
+            "The points do not tell how they were drawn: they are taken for a simple random sample. Points put where one likes, "
+            "or along roads, give wrong areas and intervals."
+        )
+    text = _template("sample_report.html.jinja").render(
+        m=metrics, names=OVERALL, main=_main_class(metrics), cautions=cautions
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("geoseg", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "figure": figure, "interval": interval, "percent": _percent, "count": "{:,}".format, "hectares": _hectares,
+    }  # fmt: skip
+    return environment.get_template(name)
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
@@ -58,10 +84,11 @@ def _hectares(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"
 
 
-def _main_class(metrics: dict[str, Any], trial: Trial) -> int:
+def _main_class(metrics: dict[str, Any]) -> int:
     """The class that the report speaks of first: the first that is not the background."""
     present = [index for index, entry in enumerate(metrics["classes"]) if entry["iou"] is not None]
-    return next((index for index in present if index != trial.legend.background), present[0])
+    background = Legend.from_list(metrics["legend"]).background
+    return next((index for index in present if index != background), present[0])
 
 
 def _cautions(metrics: dict[str, Any]) -> list[str]:

@@ -38,6 +38,7 @@ def chip_curve(visits: Sequence[Visit], pooled: float | None, name: str) -> str:
         if pooled is not None:
             axes.axhline(pooled, color=_GREY, linestyle=":", label=f"all pixels together: {pooled:.3f}")
         axes.set(xlabel=f"{name}, from the best to the worst", ylabel="mean IoU", ylim=(0, 1))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, loc="lower left")
         return _svg(figure)
 

@@ -100,6 +100,40 @@ def _comparison_lines(comparison: dict[str, Any]) -> Iterator[str]:
     yield f"  McNemar over blocks: p = {'-' if chance is None else f'{chance:.3g}'}"
 
 
+def sample_summary(metrics: dict[str, Any]) -> str:
+    """What labelled points tell, as a table for a terminal."""
+    sample = metrics["sample"]
+    lines = [
+        metrics["what"],
+        f"{'class':<20} {'mapped ha':>14} {'estimated ha':>26} {'user acc.':>14} {'producer acc.':>14}",
+    ]
+    for entry in sample["classes"]:
+        accuracies = f"{_plus_minus(entry['users_accuracy'], 2):>14} {_plus_minus(entry['producers_accuracy'], 2):>14}"
+        lines.append(
+            f"{entry['name']:<20} {entry['mapped_ha']:>14,.1f} {_plus_minus(entry['area_ha'], 1):>26} {accuracies}"
+        )
+    lines.append(f"overall accuracy {_plus_minus(sample['overall_accuracy'], 3)}; ± is half of a 95 % interval")
+    return "\n".join(lines)
+
+
+def _plus_minus(estimate: dict[str, float | None], digits: int) -> str:
+    value, half = estimate["value"], estimate["half_width"]
+    if value is None:
+        return "-"
+    return f"{value:,.{digits}f}" + ("" if half is None else f" ± {half:,.{digits}f}")
+
+
+def write_sample_tables(staging: Path, metrics: dict[str, Any]) -> None:
+    """Write `per_class.csv` of what labelled points tell."""
+    rows = []
+    for entry, scores in zip(metrics["sample"]["classes"], metrics["classes"], strict=True):
+        row = {key: entry[key] for key in ("value", "name", "mapped_ha")}
+        for key in ("area_ha", "users_accuracy", "producers_accuracy"):
+            row |= {key: entry[key]["value"], f"{key}_error": entry[key]["error"]}
+        rows.append(row | {key: scores[key] for key in ("iou", "f1", "support", "predicted")})
+    _write_csv(staging / PER_CLASS, rows)
+
+
 def write_tables(staging: Path, metrics: dict[str, Any], found: Tallied) -> None:
     """Write `per_class.csv` and `per_place.csv`."""
     _write_csv(staging / PER_CLASS, [dict(row) for row in _class_rows(metrics)])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import geopandas as gpd
 import numpy as np
 import pyogrio
 import pytest
@@ -34,7 +35,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 # Keys of these are the user's own words, or are documented where the mapping itself comes from.
 _MAPS = (
     r"^(image|legend|options|metrics|outputs|left_out|provenance|reach|training\.(versions|chips)|.*\bclass_pixels)\b."
-    r"|^splits\.(val|test)\."
+    r"|^splits\.(val|test)\.|^sample\..*(users_accuracy|producers_accuracy|overall_accuracy)\."
 )
 
 
@@ -192,10 +193,11 @@ def results() -> list[type]:
     from geoseg.describing import Check, Description
     from geoseg.evaluation import Evaluation
     from geoseg.polygons import PolygonLayer
+    from geoseg.sampling import PointSample
     from geoseg.scene_maps import ScenePrediction
     from geoseg.survey import Plan
 
-    return [ChipFolder, Plan, Bundle, ScenePrediction, PolygonLayer, Evaluation, Description, Check]
+    return [ChipFolder, Plan, Bundle, ScenePrediction, PolygonLayer, Evaluation, PointSample, Description, Check]
 
 
 def test_the_api_page_tells_which_results_are_paths():
@@ -266,6 +268,11 @@ def made(write_scene, rng, tmp_path) -> Path:
     report = tmp_path / "report"
     geoseg.evaluate(chips, model=tmp_path / "model", against=tmp_path / "model", out=report, bootstrap=2)
     geoseg.evaluate(prediction, reference, out=report / "map", bootstrap=2)
+    geoseg.sample(prediction, out=tmp_path / "points.gpkg", size=20, minimum=2)
+    table = gpd.read_file(tmp_path / "points.gpkg", layer="points")
+    table["reference"] = table["stratum"]
+    table.to_file(tmp_path / "labelled.gpkg", layer="points", driver="GPKG")
+    geoseg.evaluate(prediction, tmp_path / "labelled.gpkg", out=report / "points")
     return tmp_path
 
 
@@ -280,12 +287,15 @@ def check_files(folder: Path, stem: str) -> None:
     loaded = {section: json.loads(path.read_text(encoding="utf-8")) for section, path in documents.items()}
     for section, document in loaded.items():
         named = {re.sub(r"^splits\.(val|test)\..*", "splits.train", name) for name in documented(section)}
-        if document.get("comparison", "") is None:
-            named = {name for name in named if not name.startswith("comparison.")}
+        named -= {name for name in named if document.get(name.split(".")[0], "") is None and "." in name}
         assert described_keys(document, section) == named, section
         assert document["format"] == 1
-    of_map = json.loads((folder / "report" / "map" / "metrics.json").read_text(encoding="utf-8"))
-    assert described_keys(of_map, "metrics.json") <= documented("metrics.json")
+    for path in (folder / "report").glob("*/metrics.json"):
+        other = json.loads(path.read_text(encoding="utf-8"))
+        assert described_keys(other, "metrics.json") <= documented("metrics.json")
+        if other["sample"] is not None:
+            told = {name for name in documented("metrics.json") if name.startswith("sample.")}
+            assert told <= described_keys(other, "metrics.json")
     for section, document in (("ImageSpec", loaded["model.json"]["image"]), ("Legend", loaded["model.json"]["legend"])):
         assert {key.removeprefix("[].") for key in keys(document)} == documented(section), section
     for section, command in (("chips.json", "tile"), ("<stem>_run.json", "predict")):
@@ -297,7 +307,7 @@ def check_tables(folder: Path, stem: str) -> None:
     layers = {
         "index.gpkg": ("chips/index.gpkg", "chips"),
         "<stem>_polygons.gpkg": (f"predictions/{stem}_polygons.gpkg", "polygons"),
-    }
+    } | ({"points.gpkg": ("points.gpkg", "points")} if (folder / "points.gpkg").exists() else {})
     for section, (path, layer) in layers.items():
         columns = pyogrio.read_info(folder / path, layer=layer)["fields"]
         assert {re.sub(r"^.+_\d+_pct$", "<class name>_<value>_pct", name) for name in columns} == documented(section)

@@ -24,6 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from shapely.geometry import box
 
+import geoseg
 from geoseg import qgis, styles
 from geoseg.errors import DiskError, RasterError
 from geoseg.geotiff import write_geotiff
@@ -325,6 +326,9 @@ def describe(layer):
         items = layer.renderer().legendSymbolItems()
         found["legend"] = [(item.label(), item.symbol().color().name()) for item in items]
         found["geometry"] = [feature.geometry().isGeosValid() for feature in layer.getFeatures()]
+        setups = {field.name(): layer.editorWidgetSetup(i) for i, field in enumerate(layer.fields())}
+        found["widgets"] = {name: [setup.type(), setup.config()] for name, setup in setups.items()}
+        found["labels"] = layer.labelsEnabled() and layer.labeling().settings().fieldName
     return found
 
 def canvas(path):
@@ -434,8 +438,8 @@ def test_qgis_opens_everything_styled(tmp_path):
     assert raster == {"valid": True, "crs": "EPSG:32614", "renderer": "paletted", "legend": entries}
     assert (confidence["valid"], confidence["renderer"]) == (True, "singlebandpseudocolor")
     assert [label for label, _ in confidence["legend"]] == ["0%", "25%", "50%", "75%", "100%"]
-    assert polygons == {"valid": True, "crs": "EPSG:32614", "renderer": "categorizedSymbol", "legend": entries[1:],
-                        "geometry": [True, True]}  # fmt: skip
+    assert polygons.items() >= {"valid": True, "crs": "EPSG:32614", "renderer": "categorizedSymbol",
+                                "legend": entries[1:], "geometry": [True, True]}.items()  # fmt: skip
 
     assert (project["read"], project["title"], project["crs"]) == (True, "a & <b>", "EPSG:32614")
     assert project["absolute"] is False
@@ -487,3 +491,27 @@ def test_qgis_leaves_what_is_not_valid_transparent(tmp_path):
     for found in look_in_qgis(folder, [f"{path.stem}.qgz" for path in scenes]):
         assert found["pixels"]["5,5"][3] == 0
         assert found["pixels"]["45,5"] == pytest.approx([200, 100, 50, 255], abs=1)
+
+
+@pytest.mark.qgis
+@pytest.mark.skipif(not has_qgis(), reason="QGIS is not installed")
+def test_qgis_takes_the_form_of_points_and_the_ranks_of_places(tmp_path):
+    folder = tmp_path / "all"
+    folder.mkdir()
+    write_map(folder / "map.tif", np.tile(np.array([0, 1, 3], np.uint8), (HEIGHT, WIDTH // 3)))
+    write_map(folder / "truth.tif", np.tile(np.array([0, 1, 1], np.uint8), (HEIGHT, WIDTH // 3)))
+    legend = tmp_path / "legend.json"
+    legend.write_text(json.dumps(LEGEND.to_list()), encoding="utf-8")
+    geoseg.sample(folder / "map.tif", out=folder / "points.gpkg", size=30, minimum=5)
+    geoseg.evaluate(folder / "map.tif", folder / "truth.tif", classes=legend, out=tmp_path / "report", bootstrap=2)
+    shutil.copy(tmp_path / "report" / "errors.gpkg", folder)
+    points, places = look_in_qgis(folder, ["points.gpkg", "errors.gpkg|layername=places"])
+    assert points["renderer"] == "categorizedSymbol"
+    assert [label for label, _ in points["legend"]] == ["class_0", "class_1", "class_3", "to be labelled"]
+    assert points["widgets"]["reference"] == [
+        "ValueMap", {"map": [{"class_0": "0"}, {"class_1": "1"}, {"class_3": "3"}]}
+    ]  # fmt: skip
+    hidden = {name for name, (kind, _) in points["widgets"].items() if kind == "Hidden"}
+    assert {"stratum", "stratum_area_m2", "stratum_pixels", "row", "col"} <= hidden
+    assert (places["renderer"], places["labels"], places["crs"]) == ("singleSymbol", "rank", "EPSG:32614")
+    assert places["geometry"] == [True]
