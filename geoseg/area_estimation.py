@@ -182,19 +182,14 @@ def allocate(size: int, strata_m2: Sequence[float], strata_pixels: Sequence[int]
         strata_pixels: pixels of each.
         minimum: points for each.
     """
-    areas, pixels = np.array(strata_m2, float), np.array(strata_pixels)
-    least = np.minimum(minimum, pixels)
-    points, open_ = np.zeros(len(areas)), np.ones(len(areas), bool)
-    while open_.any():
-        wanted = np.where(open_, max(size - points.sum(), 0) * areas / areas[open_].sum(), 0)
-        for held, bound in ((open_ & (wanted > pixels), pixels), (open_ & (wanted < least), least)):
-            if held.any():
-                points[held], open_ = bound[held], open_ & ~held
-                break
-        else:
-            whole = np.floor(wanted)
-            left = round(wanted.sum() - whole.sum())
-            whole[np.argsort(whole - wanted, kind="stable")[:left]] += 1  # the largest remainders
-            points += whole
-            break
-    return points.astype(int)
+    areas, most = np.array(strata_m2, float), np.array(strata_pixels)
+    least = np.minimum(minimum, most)
+    size = min(max(size, int(least.sum())), int(most.sum()))
+    low, high = 0.0, float((most / areas).max())  # points per m2 that are too few, and enough
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.clip(middle * areas, least, most).sum() < size else (low, middle)
+    wanted = np.clip(high * areas, least, most)
+    points = np.floor(wanted + 1e-9).astype(int)
+    points[np.argsort(points - wanted, kind="stable")[: size - points.sum()]] += 1  # the largest remainders
+    return points
