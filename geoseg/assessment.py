@@ -74,7 +74,17 @@ def assess_points(estimated: dict[str, Any], legend: Legend) -> dict[str, Any]:
     """
     counts = np.array(estimated["counts"])
     found = pixel_scores(class_counts(np.array(estimated["matrix_ha"])))
-    nothing = ("chip_mean", "intervals", "left_out", "boundary", "objects", "calibration", "areas", "comparison")
+    nothing = (
+        "chip_mean",
+        "intervals",
+        "left_out",
+        "boundary",
+        "objects",
+        "calibration",
+        "areas",
+        "comparison",
+        "robustness",
+    )
     return {
         **tabulate(found, legend, support=counts.sum(axis=1), predicted=counts.sum(axis=0)),
         "confusion": counts.tolist(),

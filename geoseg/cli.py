@@ -384,6 +384,7 @@ def polygonize(classes: str, **options: Any) -> Any:
 @click.option("--iou-threshold", default=0.5, help="IoU above which two objects are one and the same.")
 @click.option("--bootstrap", default=1000, help="Draws for the intervals.")
 @click.option("--against", type=PATH, help="Another model, or map, to compare with on the same ground.")
+@click.option("--robustness", is_flag=True, help="Also predict the chips shifted, resampled, hazier, noisier.")
 @click.option("--batch-size", default=4, help="Chips a step.")
 @precision_option
 @device_option

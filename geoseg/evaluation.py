@@ -60,6 +60,7 @@ def evaluate(
     iou_threshold: float = 0.5,
     bootstrap: int = 1000,
     against: str | Path | None = None,
+    robustness: bool = False,
     batch_size: int = 4,
     precision: Precision = "auto",
     device: str = "auto",
@@ -86,6 +87,8 @@ def evaluate(
         iou_threshold: above it, 0.5 or more, two objects are one and the same.
         bootstrap: draws for the confidence intervals.
         against: another model, or with a `reference` another map, to compare with on the same ground.
+        robustness: of a model on chips: also predict them shifted, resampled, hazier, noisier and so on, which takes twenty
+            times as long.
         batch_size: chips a step.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -104,7 +107,7 @@ def evaluate(
     faults = Faults()
     with faults.collect():
         refuse_existing([Path(out) / METRICS], overwrite)
-    _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size)
+    _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size, robustness)
     with ExitStack() as opened, bounded_cache():
         with faults.collect():
             study: Study
@@ -115,16 +118,18 @@ def evaluate(
                 study = open_point_study(Path(chips), Path(reference), options, opened)
             else:
                 trial: Trial
+                disturbed = None
                 if reference is None:
-                    trial = open_chip_trial(
+                    trial = on_chips = open_chip_trial(
                         chips, model, split, batch_size=batch_size, precision=precision, device=device,
                         threshold=threshold, other=against,
                     )  # fmt: skip
+                    disturbed = on_chips if robustness else None
                 else:
                     paths = [Path(path) for path in (chips, reference, against) if path is not None]
                     trial = PairTrial(open_pair(paths[0], paths[1], options, opened, *paths[2:]), paths, aoi)
                 tolerance = _in_pixels(boundary_tolerance, trial.pixel_size_m)
-                study = GroundStudy(trial, Yardstick(tolerance, iou_threshold, bootstrap, seed))
+                study = GroundStudy(trial, Yardstick(tolerance, iou_threshold, bootstrap, seed), disturbed)
         faults.raise_any()
         with stage(out, last=METRICS, replaces=FILES, overwrite=overwrite) as staging:
             metrics = study.report(staging, progress)
@@ -134,7 +139,7 @@ def evaluate(
 
 def _refuse_odd(
     faults: Faults, chips: str | Path, reference: str | Path | None, iou_threshold: float, bootstrap: int,
-    threshold: float | None, aoi: str | Path | None, pixel_size: float | None,
+    threshold: float | None, aoi: str | Path | None, pixel_size: float | None, robustness: bool,
 ) -> None:  # fmt: skip
     with faults.collect():
         if bootstrap < 1:
@@ -147,6 +152,11 @@ def _refuse_odd(
     with faults.collect():
         if threshold is not None and reference is not None:
             raise InputError(f"--threshold {threshold}: {chips} is a map already; give it to geoseg predict instead")
+    with faults.collect():
+        if robustness and reference is not None:
+            raise InputError(
+                "--robustness: a finished map cannot be disturbed; try the model on chips, without a reference"
+            )
     for name, value in (("--aoi", aoi), ("--pixel-size", pixel_size)):
         with faults.collect():
             if value is not None and reference is None:

@@ -104,6 +104,10 @@ def _cautions(metrics: dict[str, Any]) -> list[str]:
         found.append(
             f"{100 * leak:.1f} % of the ground of validation and test chips is in another split too: the scores are too good."
         )
+    if metrics["provenance"].get("chips", {}).get("split") == "train":
+        found.append(
+            "These are training chips: if the model has learned from them, the scores say nothing of other ground."
+        )
     absent = [entry["name"] for entry in metrics["classes"] if entry["iou"] is None]
     if absent:
         found.append(f"Neither in the reference nor on the map, so left out of the means: {', '.join(absent)}.")

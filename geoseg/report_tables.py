@@ -80,6 +80,8 @@ def _summary_lines(metrics: dict[str, Any]) -> Iterator[str]:
             f"left out: {left_out['unlabelled']:,} pixels of the map without a reference, {left_out['unmapped']:,} of the "
             f"reference without a map"
         )
+    if metrics["robustness"]:
+        yield f"when the input changes: {metrics['robustness']['weakest']}"
     if metrics["comparison"]:
         yield from _comparison_lines(metrics["comparison"])
 

@@ -23,9 +23,10 @@ from geoseg.progress import Progress
 from geoseg.reference_points import ClassMap, ReferencePoints, estimate_areas, read_points
 from geoseg.report import write_report, write_sample_report
 from geoseg.report_tables import ERRORS, PER_CLASS, PER_PLACE, write_places, write_sample_tables, write_tables
+from geoseg.robustness import measure_robustness, weakest
 from geoseg.scenes import describe_scene
 from geoseg.tally import Tallied, Tally
-from geoseg.trials import Trial
+from geoseg.trials import ChipTrial, Trial
 
 REPORT = "report.html"
 FILES = (PER_CLASS, PER_PLACE, ERRORS, REPORT)
@@ -51,10 +52,12 @@ class GroundStudy:
     Attributes:
         trial: what is put to the test.
         yardstick: what the scores depend on beside the maps.
+        disturbed: chips to disturb, too, for what that does to the model.
     """
 
     trial: Trial
     yardstick: Yardstick
+    disturbed: ChipTrial | None = None
 
     def report(self, staging: Path, progress: Progress) -> dict[str, Any]:
         trial, yardstick = self.trial, self.yardstick
@@ -62,6 +65,7 @@ class GroundStudy:
         metrics = {
             **_heading(trial.what, trial.legend),
             **assess(found, trial.legend, yardstick, trial.pixel_size_m),
+            "robustness": None if self.disturbed is None else _robustness(self.disturbed, yardstick.seed, progress),
             "averaged_over": trial.squares,
             "provenance": trial.provenance() | {"bootstrap": yardstick.bootstrap, "seed": yardstick.seed},
         }
@@ -79,6 +83,13 @@ class GroundStudy:
         if tally.is_empty():
             raise LabelError(f"{trial.what}: no pixel is both predicted and labelled; check that the two overlap")
         return tally.finish()
+
+
+def _robustness(trial: ChipTrial, seed: int, progress: Progress) -> dict[str, Any]:
+    rows = measure_robustness(
+        trial.predictor, trial.folder, trial.chips, batch_size=trial.batch_size, seed=seed, progress=progress
+    )
+    return {"weakest": weakest(rows), "disturbances": rows}
 
 
 @dataclass(frozen=True)

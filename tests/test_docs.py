@@ -266,7 +266,9 @@ def made(write_scene, rng, tmp_path) -> Path:
         min_hole=1,
     )
     report = tmp_path / "report"
-    geoseg.evaluate(chips, model=tmp_path / "model", against=tmp_path / "model", out=report, bootstrap=2)
+    geoseg.evaluate(
+        chips, model=tmp_path / "model", against=tmp_path / "model", robustness=True, out=report, bootstrap=2
+    )
     geoseg.evaluate(prediction, reference, out=report / "map", bootstrap=2)
     geoseg.sample(prediction, out=tmp_path / "points.gpkg", size=20, minimum=2)
     table = gpd.read_file(tmp_path / "points.gpkg", layer="points")
