@@ -8,20 +8,21 @@ Each command is a function of the same name with the same options:
     polygonize    a class raster to polygons
     evaluate      how far to trust a model or a map
     sample        points to label, for areas with an interval
+    suggest       windows to label next
     info, check   what a file is; what would go wrong
 
 A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
 import one another:
 
     floor 4   cli __main__
-    floor 3   tiling training prediction polygons evaluation sampling describing
+    floor 3   tiling training prediction polygons evaluation sampling suggestion describing
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging
               inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
               changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
-              trials tally assessment point_style reference_points report_tables report_figures report robustness studies
+              trials tally assessment point_style reference_points report_tables report_figures report robustness studies acquisition
     floor 1   raster remote geotiff scenes labels polygon_labels split
     floor 0   errors choices named_parts progress pipeline legend spec grid metrics intervals calibration
               comparison area_estimation files
@@ -39,6 +40,7 @@ _HOMES = {
     "polygonize": "polygons",
     "predict": "prediction",
     "sample": "sampling",
+    "suggest": "suggestion",
     "tile": "tiling",
     "train": "training",
     "GeosegError": "errors",
@@ -60,6 +62,7 @@ __all__ = [
     "polygonize",
     "predict",
     "sample",
+    "suggest",
     "tile",
     "train",
 ]
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from geoseg.prediction import predict
     from geoseg.sampling import sample
     from geoseg.spec import ImageSpec
+    from geoseg.suggestion import suggest
     from geoseg.tiling import tile
     from geoseg.training import train
 

@@ -414,6 +414,24 @@ def sample(predicted: str, **options: Any) -> Any:
 
 
 @cli.command(cls=Verb)
+@scenes_argument
+@model_option
+@click.option("-o", "--out", type=PATH, default="suggest.gpkg", help="GeoPackage of the windows.")
+@click.option("--count", default=20, help="Windows to suggest.")
+@click.option("--window", type=int, help="Rows and columns of a window.  [default: those of the model's chips]")
+@click.option("--labelled", type=PATH, help="Chip folder, or polygons, of ground that is labelled already.")
+@bands_option
+@click.option("--batch-size", default=8, help="Windows a step.")
+@precision_option
+@device_option
+@stack_option
+@overwrite_option
+def suggest(scenes: tuple[str, ...], **options: Any) -> Any:
+    """Say which windows of scenes to label next."""
+    return geoseg.suggest(scenes, **options)
+
+
+@cli.command(cls=Verb)
 @click.argument("path", type=PATH)
 def info(path: str, progress: Any) -> Any:
     """Describe a scene, a chip folder, a model or a prediction."""

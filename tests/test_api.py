@@ -14,7 +14,7 @@ import pytest
 import geoseg
 
 PACKAGE = Path(geoseg.__file__).parent
-VERBS = ["check", "evaluate", "info", "polygonize", "predict", "sample", "tile", "train"]
+VERBS = ["check", "evaluate", "info", "polygonize", "predict", "sample", "suggest", "tile", "train"]
 FUNCTIONS = [*VERBS, "parse_legend"]
 TYPES = ["GeosegError", "GeosegWarning", "ImageSpec", "Legend"]
 HEAVY = {"torch", "lightning", "geopandas", "rasterio", "numpy", "shapely", "matplotlib", "tqdm"}

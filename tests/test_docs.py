@@ -195,9 +195,21 @@ def results() -> list[type]:
     from geoseg.polygons import PolygonLayer
     from geoseg.sampling import PointSample
     from geoseg.scene_maps import ScenePrediction
+    from geoseg.suggestion import Suggestion
     from geoseg.survey import Plan
 
-    return [ChipFolder, Plan, Bundle, ScenePrediction, PolygonLayer, Evaluation, PointSample, Description, Check]
+    return [
+        ChipFolder,
+        Plan,
+        Bundle,
+        ScenePrediction,
+        PolygonLayer,
+        Evaluation,
+        PointSample,
+        Suggestion,
+        Description,
+        Check,
+    ]
 
 
 def test_the_api_page_tells_which_results_are_paths():
@@ -271,6 +283,7 @@ def made(write_scene, rng, tmp_path) -> Path:
     )
     geoseg.evaluate(prediction, reference, out=report / "map", bootstrap=2)
     geoseg.sample(prediction, out=tmp_path / "points.gpkg", size=20, minimum=2)
+    geoseg.suggest(scene, model=tmp_path / "model", out=tmp_path / "suggest.gpkg", count=2)
     table = gpd.read_file(tmp_path / "points.gpkg", layer="points")
     table["reference"] = table["stratum"]
     table.to_file(tmp_path / "labelled.gpkg", layer="points", driver="GPKG")
@@ -309,7 +322,9 @@ def check_tables(folder: Path, stem: str) -> None:
     layers = {
         "index.gpkg": ("chips/index.gpkg", "chips"),
         "<stem>_polygons.gpkg": (f"predictions/{stem}_polygons.gpkg", "polygons"),
-    } | ({"points.gpkg": ("points.gpkg", "points")} if (folder / "points.gpkg").exists() else {})
+    }
+    own = {"points.gpkg": ("points.gpkg", "points"), "suggest.gpkg": ("suggest.gpkg", "suggest")}
+    layers |= {section: entry for section, entry in own.items() if (folder / section).exists()}
     for section, (path, layer) in layers.items():
         columns = pyogrio.read_info(folder / path, layer=layer)["fields"]
         assert {re.sub(r"^.+_\d+_pct$", "<class name>_<value>_pct", name) for name in columns} == documented(section)
