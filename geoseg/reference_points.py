@@ -1,109 +1,27 @@
-"""Reference points: drawn on a map by chance, labelled by people in QGIS, and read again to correct the map's areas."""
+"""Reference points: drawn on a map by chance, written for people to label in QGIS, and read again."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyogrio
-import shapely
-from rasterio.windows import Window
 
-from geoseg.area_estimation import Sample, estimate
+from geoseg.class_map import ClassMap, MapClasses
 from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError
-from geoseg.grid import grid
-from geoseg.labels import LabelReader
 from geoseg.legend import Legend
 from geoseg.point_style import point_style
 from geoseg.progress import Progress
 from geoseg.qgis import embed_style
-from geoseg.scenes import Scene
 
 LAYER, REFERENCE = "points", "reference"
 """The layer of a points file, and its column for what people see."""
 
 _STRATA = ("stratum", "stratum_area_m2", "stratum_pixels")
-_ROWS = 256
-_ALIKE = (64, 256)  # rows and columns for which the area of the pixel in their middle is taken
-_ELSEWHERE = 0.01  # share of the area by which points and map may differ before that is said
-
-
-class MapClasses(NamedTuple):
-    """How much of each class a map has.
-
-    Attributes:
-        pixels: (classes,) int64.
-        area_m2: (classes,) area on the ground.
-    """
-
-    pixels: np.ndarray
-    area_m2: np.ndarray
-
-
-@dataclass(frozen=True)
-class ClassMap:
-    """A map of classes, read strip by strip.
-
-    Attributes:
-        scene: its grid.
-        legend: its classes.
-        reader: of its values.
-        area: where it knows nothing, nothing is looked at; None looks at all.
-    """
-
-    scene: Scene
-    legend: Legend
-    reader: LabelReader
-    area: LabelReader | None = None
-
-    def strips(self) -> Iterator[tuple[Window, np.ndarray]]:
-        """Strips across the whole map, with class indices (rows, cols) uint8, 255 where there is none.
-
-        Raises:
-            LegendError: a value that is not in the legend.
-        """
-        for tile in grid(self.scene.height, self.scene.width, (_ROWS, self.scene.width)):
-            values, known = self.reader.read(tile.core)
-            if self.area is not None:
-                known &= self.area.read(tile.core)[1]
-            strays = set(np.unique(values[known]).tolist()) - set(self.legend.values)
-            if strays:
-                raise LegendError(
-                    f"{self.scene.path}: value {min(strays)} found, which is not in its legend ({self.legend}); mend the "
-                    f"raster or its legend"
-                )
-            yield tile.core, np.where(known, self.legend.to_indices(np.where(known, values, 0)), 255).astype(np.uint8)
-
-    def count(self, window: Window, indices: np.ndarray) -> MapClasses:
-        """What there is in a strip."""
-        pixels, area = np.zeros(len(self.legend), np.int64), np.zeros(len(self.legend))
-        for square in grid(window.height, window.width, _ALIKE):
-            row, col = square.core.row_off, square.core.col_off
-            part = indices[row : row + square.core.height, col : col + square.core.width]
-            found = np.bincount(part.ravel(), minlength=256)[: len(self.legend)]
-            middle = (window.col_off + col + square.core.width // 2, window.row_off + row + square.core.height // 2)
-            pixels += found
-            area += found * self.pixel_m2(*middle)
-        return MapClasses(pixels, area)
-
-    def pixel_m2(self, col: int, row: int) -> float:
-        """Area of a pixel.
-
-        Raises:
-            GeoreferenceError: it is not known.
-        """
-        found = self.scene.pixel_area_m2(Window(col, row, 1, 1))
-        if found is None:
-            raise GeoreferenceError(
-                f"{self.scene.path}: no CRS, so no area can be told; set it with: gdal_edit.py -a_srs"
-            )
-        return found
 
 
 def draw_points(
@@ -249,67 +167,6 @@ def _class_indices(path: Path, column: pd.Series, legend: Legend) -> np.ndarray:
     except LegendError as error:
         raise LabelError(f"{path}: {error}; mend the label") from None
     return column.map(index).to_numpy(np.int64)
-
-
-def estimate_areas(found: ClassMap, points: ReferencePoints, progress: Progress) -> dict[str, Any]:
-    """What labelled points tell of a map; see `geoseg.area_estimation.estimate`.
-
-    Points of `geoseg sample` are a stratified sample whose strata the file tells. Others are taken for a simple random
-    sample, stratified by the map afterwards (Card 1982, "Using known map category marginal frequencies to improve estimates
-    of thematic map accuracy", PE&RS 48(3)).
-
-    Returns:
-        Also `unsampled_ha`, the ground of strata without a labelled point, of which nothing is told; `strata`, how the
-        points came about: `drawn` or `map`.
-
-    Raises:
-        LabelError: no point lies on the map.
-    """
-    x, y = shapely.get_coordinates(shapely.centroid(points.table.geometry.to_crs(found.scene.crs).to_numpy())).T
-    cols, rows = (np.floor(part).astype(np.int64) for part in ~found.scene.transform @ (x, y))
-    mapped = np.full(len(rows), 255)
-    inside = (cols >= 0) & (cols < found.scene.width)
-    pixels, area = np.zeros((2, len(found.legend)))
-    for window, indices in found.strips():
-        here = inside & (rows >= window.row_off) & (rows < window.row_off + window.height)
-        mapped[here] = indices[rows[here] - window.row_off, cols[here]]
-        counted = found.count(window, indices)
-        pixels, area = pixels + counted.pixels, area + counted.area_m2
-        progress("evaluate", window.row_off + window.height, found.scene.height)
-    used = mapped != 255
-    if not used.any():
-        raise LabelError(f"{points.path}: no labelled point lies on the map {found.scene.path}; check both CRSs")
-    if not used.all():
-        _warn(f"{points.path}: {(~used).sum()} labelled points lie outside the map or on nodata and are left out")
-    strata = points.strata or {
-        value: (area[index], int(pixels[index])) for index, value in enumerate(found.legend.values) if pixels[index]
-    }
-    values = points.table["stratum"].to_numpy() if points.strata else np.array(found.legend.values)[mapped * used]
-    drawn_m2 = sum(m2 for m2, _ in strata.values())
-    if abs(drawn_m2 / area.sum() - 1) > _ELSEWHERE:
-        _warn(
-            f"{points.path}: the points were drawn on {drawn_m2 / 1e4:,.1f} ha, the map has {area.sum() / 1e4:,.1f} ha; areas "
-            f"are those of the former (use the --aoi that they were drawn in)"
-        )
-    kept = {value: facts for value, facts in strata.items() if (values[used] == value).any()}
-    unsampled = sum(m2 for value, (m2, _) in strata.items() if value not in kept) / 1e4
-    if unsampled:
-        _warn(f"{points.path}: {unsampled:,.2f} ha are strata without a labelled point; nothing is told of them")
-    order = {value: number for number, value in enumerate(kept)}
-    at = np.flatnonzero(used)
-    size = [
-        found.pixel_m2(col, row) / (kept[value][0] / kept[value][1])
-        for row, col, value in zip(rows[at].tolist(), cols[at].tolist(), values[at].tolist(), strict=True)
-    ]
-    sample = Sample(
-        np.array([order[value] for value in values[at].tolist()]), mapped[at], points.reference[at],
-        np.array([m2 for m2, _ in kept.values()]), np.array(size),
-    )  # fmt: skip
-    return {
-        **estimate(sample, area, found.legend),
-        "unsampled_ha": unsampled,
-        "strata": "drawn" if points.strata else "map",
-    }
 
 
 def _warn(message: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from geoseg.area_estimation import allocate, sample_size
+from geoseg.class_map import ClassMap, MapClasses
 from geoseg.class_rasters import find_legend
 from geoseg.errors import Faults, InputError, LegendError
 from geoseg.files import publish, refuse_existing, refuse_inputs
@@ -19,7 +20,7 @@ from geoseg.legend import Legend, make_legend
 from geoseg.polygon_labels import PolygonLabels, read_polygons
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
-from geoseg.reference_points import ClassMap, MapClasses, draw_points, write_points
+from geoseg.reference_points import draw_points, write_points
 from geoseg.scenes import describe_scene
 
 
@@ -115,7 +116,7 @@ def sample(
                 area = PolygonLabels(inside, scene, legend=make_legend([1]), unlabelled="ignore")
             found = ClassMap(scene, legend, reader, area)
         faults.raise_any()
-        classes = _count(found, progress)
+        classes = found.measure(progress)
         there = classes.pixels > 0
         if not there.any():
             raise InputError(f"{path}: no pixel has a class{' inside the --aoi' if aoi else ''}; nothing can be drawn")
@@ -164,15 +165,6 @@ def _expected(text: str, legend: Legend) -> np.ndarray:
             expected[:] = value
     expected[list(named)] = list(named.values())
     return expected
-
-
-def _count(found: ClassMap, progress: Progress) -> MapClasses:
-    pixels, area = np.zeros(len(found.legend), np.int64), np.zeros(len(found.legend))
-    for window, indices in found.strips():
-        counted = found.count(window, indices)
-        pixels, area = pixels + counted.pixels, area + counted.area_m2
-        progress("count classes", window.row_off + window.height, found.scene.height)
-    return MapClasses(pixels, area)
 
 
 def _rows(legend: Legend, classes: MapClasses, points: np.ndarray) -> list[dict[str, Any]]:

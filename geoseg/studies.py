@@ -12,15 +12,17 @@ from typing import Any, Protocol
 import geoseg
 from geoseg.assessment import Yardstick, assess, assess_points
 from geoseg.boundary_scores import boundary_margin
+from geoseg.class_map import ClassMap
 from geoseg.class_rasters import find_legend
 from geoseg.errors import InputError, LabelError
 from geoseg.files import sha256
 from geoseg.labels import is_vector, open_label_raster
 from geoseg.legend import Legend, make_legend, parse_legend
 from geoseg.map_pairs import PairOptions
+from geoseg.point_estimates import estimate_areas
 from geoseg.polygon_labels import PolygonLabels, read_polygons
 from geoseg.progress import Progress
-from geoseg.reference_points import ClassMap, ReferencePoints, estimate_areas, read_points
+from geoseg.reference_points import ReferencePoints, read_points
 from geoseg.report import write_report, write_sample_report
 from geoseg.report_tables import ERRORS, PER_CLASS, PER_PLACE, write_places, write_sample_tables, write_tables
 from geoseg.robustness import measure_robustness, weakest

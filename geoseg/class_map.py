@@ -1,0 +1,105 @@
+"""A class raster as a map: its classes strip by strip, and how much ground each has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoseg.errors import GeoreferenceError, LegendError
+from geoseg.grid import grid
+from geoseg.labels import LabelReader
+from geoseg.legend import IGNORE, Legend
+from geoseg.progress import Progress
+from geoseg.scenes import Scene
+
+_ROWS = 256
+_ALIKE = (64, 256)
+"""Rows and columns for which the area of the pixel in their middle is taken."""
+
+
+class MapClasses(NamedTuple):
+    """How much of each class a map has.
+
+    Attributes:
+        pixels: (classes,) int64.
+        area_m2: (classes,) area on the ground.
+    """
+
+    pixels: np.ndarray
+    area_m2: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """A map of classes, read strip by strip.
+
+    Attributes:
+        scene: its grid.
+        legend: its classes.
+        reader: of its values.
+        area: where it knows nothing, nothing is looked at; None looks at all.
+    """
+
+    scene: Scene
+    legend: Legend
+    reader: LabelReader
+    area: LabelReader | None = None
+
+    def strips(self) -> Iterator[tuple[Window, np.ndarray]]:
+        """Strips across the whole map, with class indices (rows, cols) uint8, 255 where there is none.
+
+        Raises:
+            LegendError: a value that is not in the legend.
+        """
+        for tile in grid(self.scene.height, self.scene.width, (_ROWS, self.scene.width)):
+            values, known = self.reader.read(tile.core)
+            if self.area is not None:
+                known &= self.area.read(tile.core)[1]
+            strays = set(np.unique(values[known]).tolist()) - set(self.legend.values)
+            if strays:
+                raise LegendError(
+                    f"{self.scene.path}: value {min(strays)} found, which is not in its legend ({self.legend}); mend the "
+                    f"raster or its legend"
+                )
+            yield (
+                tile.core,
+                np.where(known, self.legend.to_indices(np.where(known, values, 0)), IGNORE).astype(np.uint8),
+            )
+
+    def count(self, window: Window, indices: np.ndarray) -> MapClasses:
+        """What there is in a strip."""
+        pixels, area = np.zeros(len(self.legend), np.int64), np.zeros(len(self.legend))
+        for square in grid(window.height, window.width, _ALIKE):
+            row, col = square.core.row_off, square.core.col_off
+            part = indices[row : row + square.core.height, col : col + square.core.width]
+            found = np.bincount(part.ravel(), minlength=IGNORE + 1)[: len(self.legend)]
+            middle = (window.col_off + col + square.core.width // 2, window.row_off + row + square.core.height // 2)
+            pixels += found
+            area += found * self.pixel_m2(*middle)
+        return MapClasses(pixels, area)
+
+    def measure(self, progress: Progress) -> MapClasses:
+        """What there is on the whole map."""
+        pixels, area = np.zeros(len(self.legend), np.int64), np.zeros(len(self.legend))
+        for window, indices in self.strips():
+            counted = self.count(window, indices)
+            pixels, area = pixels + counted.pixels, area + counted.area_m2
+            progress("count classes", window.row_off + window.height, self.scene.height)
+        return MapClasses(pixels, area)
+
+    def pixel_m2(self, col: int, row: int) -> float:
+        """Area of a pixel.
+
+        Raises:
+            GeoreferenceError: it is not known.
+        """
+        found = self.scene.pixel_area_m2(Window(col, row, 1, 1))
+        if found is None:
+            raise GeoreferenceError(
+                f"{self.scene.path}: no CRS, so no area can be told; set it with: gdal_edit.py -a_srs"
+            )
+        return found
