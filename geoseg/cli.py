@@ -192,11 +192,11 @@ unlabelled_option = click.option(
 )
 chip_size_option = click.option("--chip-size", default=256, help="Rows and columns of a chip.")
 split_option = click.option("--split", default="8:1:1", help="Shares of train, val and test.")
+ONLY: dict[str, Any] = {
+    "multiple": True, "callback": lambda ctx, option, values: ",".join(values) if values else None, "metavar": "TEXT",
+}  # fmt: skip
 OUTLINES = [
-    click.option(
-        "--only", multiple=True, callback=lambda ctx, option, values: ",".join(values) if values else None,
-        metavar="TEXT", help="Classes, by name or value.  [default: all but the background]",
-    ),
+    click.option("--only", **ONLY, help="Classes, by name or value.  [default: all but the background]"),
     click.option("--simplify", default=1.5, help="Largest shift of an outline, in pixels."),
     click.option("--smooth", is_flag=True, help="Round the corners of outlines, by up to 1.5 pixels more."),
     click.option("--min-area", default=0.0, help="m2 of the smallest polygon, by its pixels; see --small."),
@@ -376,6 +376,7 @@ def polygonize(classes: str, **options: Any) -> Any:
 @click.option("--split", type=_choice(choices.SplitName), default="test", help="Which chips.")
 @click.option("-o", "--out", type=PATH, default="report", help="Folder of the report.")
 @classes_option
+@click.option("--only", **ONLY, help="Classes to tell apart, of a pair of maps; all others are one.  [default: all]")
 @class_field_option
 @unlabelled_option
 @click.option("--aoi", type=PATH, help="Polygons; of a pair of maps, only what lies inside is counted.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def evaluate(
     split: SplitName = "test",
     out: str | Path = "report",
     classes: str | Path | None = None,
+    only: str | Sequence[str | int] | None = None,
     class_field: str | None = None,
     unlabelled: Unlabelled = "background",
     aoi: str | Path | None = None,
@@ -79,6 +81,7 @@ def evaluate(
         split: which chips.
         out: the report folder.
         classes: of a pair of maps, where neither carries its legend.
+        only: names or values of the classes to tell apart, of a pair of maps; all others count as one. None takes all.
         class_field: column of polygons or points that tells the class; files made by geoseg need none.
         unlabelled: what pixels outside every polygon of a reference are: `background`, or `ignore`.
         aoi: polygon file; of a pair of maps, only what lies inside is counted.
@@ -107,11 +110,11 @@ def evaluate(
     faults = Faults()
     with faults.collect():
         refuse_existing([Path(out) / METRICS], overwrite)
-    _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size, robustness)
+    _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size, robustness, only)
     with ExitStack() as opened, bounded_cache():
         with faults.collect():
             study: Study
-            options = PairOptions(classes, class_field, unlabelled, aoi, pixel_size)
+            options = PairOptions(classes, only, class_field, unlabelled, aoi, pixel_size)
             if reference is not None and holds_points(Path(reference)):
                 if against is not None:
                     raise InputError(f"--against {against}: not with points; evaluate each map at them")
@@ -139,7 +142,7 @@ def evaluate(
 
 def _refuse_odd(
     faults: Faults, chips: str | Path, reference: str | Path | None, iou_threshold: float, bootstrap: int,
-    threshold: float | None, aoi: str | Path | None, pixel_size: float | None, robustness: bool,
+    threshold: float | None, aoi: str | Path | None, pixel_size: float | None, robustness: bool, only: object,
 ) -> None:  # fmt: skip
     with faults.collect():
         if bootstrap < 1:
@@ -157,7 +160,7 @@ def _refuse_odd(
             raise InputError(
                 "--robustness: a finished map cannot be disturbed; try the model on chips, without a reference"
             )
-    for name, value in (("--aoi", aoi), ("--pixel-size", pixel_size)):
+    for name, value in (("--aoi", aoi), ("--pixel-size", pixel_size), ("--only", only)):
         with faults.collect():
             if value is not None and reference is None:
                 raise InputError(

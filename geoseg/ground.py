@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
@@ -121,6 +121,7 @@ class MapPair:
         area: where it knows nothing, nothing is counted.
         other: reads a map to compare it with.
         confidence: reads the confidence of the map under test, in steps.
+        merged: values that are read as another one.
     """
 
     scene: Scene
@@ -131,6 +132,7 @@ class MapPair:
     area: LabelReader | None = None
     other: LabelReader | None = None
     confidence: LabelReader | None = None
+    merged: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def block(self) -> int:
@@ -176,6 +178,9 @@ class MapPair:
 
     def _indices(self, reader: LabelReader, window: Window, name: str) -> np.ndarray:
         values, known = reader.read(window)
+        if self.merged:
+            for value in np.unique(values[known]).tolist():
+                values[known & (values == value)] = self.merged.get(value, value)
         found = np.where(known, self.legend.to_indices(np.where(known, values, 0) & 0xFFFF), IGNORE).astype(np.uint8)
         stray = known & ((found == IGNORE) | (values < 0) | (values > 0xFFFF))
         if stray.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from geoseg.class_rasters import find_legend
 from geoseg.errors import InputError, LegendError
 from geoseg.ground import MapPair
 from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend, read_legend
-from geoseg.legend import Legend, make_legend, parse_legend
+from geoseg.legend import MAX_VALUE, Legend, LegendClass, make_legend, parse_legend
 from geoseg.polygon_labels import PolygonLabels, Polygons, polygon_legend, read_polygons
 from geoseg.predictor import SHARE_STEPS
 from geoseg.raster import open_raster
 from geoseg.scenes import Scene, describe_scene, same_grid
+from geoseg.vectorise import chosen_classes
 
 _CLASS_NAME = "class_name"
 """The column that tells the class in geoseg's own polygon files."""
@@ -31,6 +33,7 @@ class PairOptions:
     """The options of `geoseg evaluate` of the same names, as far as a pair of maps depends on them."""
 
     classes: str | Path | None = None
+    only: str | Sequence[str | int] | None = None
     class_field: str | None = None
     unlabelled: Unlabelled = "background"
     aoi: str | Path | None = None
@@ -59,6 +62,9 @@ def open_pair(
     if other is not None:
         fields[other] = _own_field(other) or options.class_field
     legend = _find_legend(predicted, reference, options, fields)
+    told, others = _merge_others(legend, options.only)
+    if others:  # what lies outside polygons is one of the others too
+        legend = Legend((*legend.classes, *(entry for entry in told if entry.value not in legend.values)))
     polygons = {
         path: read_polygons(path, class_field=field, classes=legend)
         for path, field in fields.items()
@@ -79,9 +85,23 @@ def open_pair(
         area = PolygonLabels(inside, scene, legend=make_legend([1]), unlabelled="ignore")
     confidence = None if is_vector(predicted) else _find_confidence(predicted, scene)
     return MapPair(
-        scene, legend, reader(predicted), reader(reference), [str(path) for path in (predicted, reference, other) if path],
-        area, None if other is None else reader(other), None if confidence is None else reader(confidence),
+        scene, told, reader(predicted), reader(reference), [str(path) for path in (predicted, reference, other) if path],
+        area, None if other is None else reader(other), None if confidence is None else reader(confidence), others,
     )  # fmt: skip
+
+
+def _merge_others(legend: Legend, only: str | Sequence[str | int] | None) -> tuple[Legend, dict[int, int]]:
+    """The legend of some classes and all others as one, its background; and the value that stands for each of the others."""
+    if only is None:
+        return legend, {}
+    chosen = chosen_classes(legend, only)
+    if legend.background is not None and legend.background not in chosen:
+        rest = legend.classes[legend.background]
+    else:
+        free = next(value for value in range(MAX_VALUE) if value not in legend.values)
+        rest = LegendClass(free, "other", "#d9d9d9", "background")
+    others = {value: rest.value for index, value in enumerate(legend.values) if index not in chosen}
+    return Legend((rest, *(legend.classes[index] for index in chosen))), others | {rest.value: rest.value}
 
 
 def _own_field(path: Path) -> str | None:

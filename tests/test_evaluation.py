@@ -115,6 +115,26 @@ def test_polygons_on_either_side_or_both(write_scene, tmp_path):
         geoseg.evaluate(raster, truth, class_field="kind", pixel_size=10, out=tmp_path / "d")
 
 
+def test_only_some_classes_and_all_others_as_one(pair, tmp_path):
+    predicted, truth, reference, found = pair
+    metrics = geoseg.evaluate(predicted, truth, only="class_2", out=tmp_path / "r", bootstrap=5).metrics
+    assert [entry["name"] for entry in metrics["classes"]] == ["other", "class_2"]
+    known = reference != IGNORE
+    expected = confusion_matrix((reference[known] == 1).astype(np.uint8), (found[known] == 1).astype(np.uint8), 2)
+    assert metrics["confusion"] == expected.tolist()
+    # A reference of that class alone: what lies outside its polygons is one of the others.
+    crop = write_polygons(tmp_path / "crop.gpkg", [box(0, 0, 30, 40)], kind=["class_2"])
+    metrics = geoseg.evaluate(
+        predicted, crop, class_field="kind", only=["class_2"], out=tmp_path / "s", bootstrap=5
+    ).metrics
+    with rasterio.open(predicted) as dataset:
+        mapped = dataset.read(1)
+    assert metrics["classes"][1]["support"] == (mapped[:30, :40] > 0).sum()
+    assert metrics["classes"][1]["predicted"] == (mapped == 2).sum()
+    with pytest.raises(LegendError, match="forest"):
+        geoseg.evaluate(predicted, truth, only="forest", out=tmp_path / "t")
+
+
 def test_only_what_lies_inside_the_area_counts(pair, tmp_path):
     predicted, truth, reference, found = pair
     aoi = write_polygons(tmp_path / "aoi.gpkg", [box(250, 10, 20, 30)])
