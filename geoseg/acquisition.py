@@ -67,11 +67,11 @@ class Survey(NamedTuple):
 def choose_windows(survey: Survey, labelled: np.ndarray, count: int) -> tuple[list[int], list[float | None]]:
     """Choose windows to label.
 
-    Each choice is the window that most lowers the sum, over all windows, of squared uncertainty times the distance to the
-    nearest window that is labelled or chosen: a median problem, solved greedily (Cornuejols et al. 1977, "Location of bank
-    accounts to optimize float"; for active learning as in Wei et al. 2015, "Submodularity in data subset selection and
-    active learning", ICML). So what is chosen is doubted, unlike what is labelled, unlike the other choices, and like much
-    else. The rule knows no chance.
+    How much a window brings is how far it lowers the sum, over all windows, of squared uncertainty times the distance to the
+    nearest window that is labelled or chosen: the gain of a greedy solution of the median problem (Cornuejols et al. 1977,
+    "Location of bank accounts to optimize float"; for active learning Wei et al. 2015, "Submodularity in data subset
+    selection and active learning", ICML). Each choice has the largest product of that and its own uncertainty. So it is
+    doubted itself, unlike what is labelled, unlike the other choices, and like much else. The rule knows no chance.
 
     Args:
         survey: of all windows.
@@ -89,14 +89,14 @@ def choose_windows(survey: Survey, labelled: np.ndarray, count: int) -> tuple[li
     nearest = np.full(len(own), np.inf)
     for start in range(0, len(known), _MOST):
         nearest = np.minimum(nearest, _distances(own, known[start : start + _MOST]).min(axis=1))
-    weight = survey.uncertainty[looked_at] ** 2
+    uncertainty = survey.uncertainty[looked_at]
     chosen: list[int] = []
     novelty: list[float | None] = []
     free = np.ones(len(own), bool)
     for _ in range(min(count, len(own))):
         # Before anything is labelled all windows are as far from it as any two are from one another.
         saved = np.maximum(np.minimum(nearest, apart.max())[:, None] - apart, 0)
-        best = int(np.where(free, weight @ saved, -1).argmax())
+        best = int(np.where(free, uncertainty * (uncertainty**2 @ saved), -1).argmax())
         chosen.append(int(looked_at[best]))
         novelty.append(float(nearest[best]) if np.isfinite(nearest[best]) else None)
         nearest, free[best] = np.minimum(nearest, apart[best]), False

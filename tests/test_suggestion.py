@@ -80,16 +80,19 @@ def test_as_many_as_asked_for_each_once_and_none_that_is_labelled(free, known, c
     assert chosen[:1] == choose_windows(survey, labelled, 1)[0]
 
 
-def test_each_choice_lowers_what_is_left_the_most(rng):
+def test_each_choice_has_the_largest_product_of_doubt_and_gain(rng):
     survey, labelled = Survey(rng.random(12), rng.normal(size=(12, 2))), np.arange(12) < 2
     apart = np.linalg.norm(survey.features[:, None] - survey.features, axis=2)
 
     def left(chosen):
         return (survey.uncertainty**2 * apart[:, chosen].min(axis=1))[2:].sum()
 
+    def worth(chosen, one):
+        return survey.uncertainty[one] * (left(chosen) - left([*chosen, one]))
+
     (first, second), _ = choose_windows(survey, labelled, 2)
-    assert left([0, 1, first]) == pytest.approx(min(left([0, 1, one]) for one in range(2, 12)))
-    assert left([0, 1, first, second]) == pytest.approx(min(left([0, 1, first, one]) for one in range(2, 12)))
+    assert worth([0, 1], first) == pytest.approx(max(worth([0, 1], one) for one in range(2, 12)))
+    assert worth([0, 1, first], second) == pytest.approx(max(worth([0, 1, first], one) for one in range(2, 12)))
 
 
 # --- the verb
