@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyogrio
 from affine import Affine
 from rasterio.crs import CRS
@@ -15,6 +16,7 @@ from rasterio.crs import CRS
 from geoseg.choices import Unlabelled
 from geoseg.class_rasters import find_legend
 from geoseg.errors import InputError, LegendError
+from geoseg.grid import grid
 from geoseg.ground import MapPair
 from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend, read_legend
 from geoseg.legend import MAX_VALUE, Legend, LegendClass, make_legend, parse_legend
@@ -24,6 +26,7 @@ from geoseg.raster import open_raster
 from geoseg.scenes import Scene, describe_scene, same_grid
 from geoseg.vectorise import chosen_classes
 
+_BLOCK = 2048
 _CLASS_NAME = "class_name"
 """The column that tells the class in geoseg's own polygon files."""
 
@@ -126,8 +129,7 @@ def _find_legend(predicted: Path, reference: Path, options: PairOptions, fields:
     rasters = [path for path in pair if not is_vector(path)]
     if not rasters:
         return polygon_legend(vectors, options.unlabelled)
-    found = [find_legend(describe_scene(path)) for path in rasters]
-    legend = raster_legend(rasters, sorted({value for one in found for value in one.values}))
+    legend = raster_legend(rasters, sorted(set().union(*map(_values_of, rasters))))
     try:
         for file in vectors:
             for key in set(file.keys or ()):
@@ -138,6 +140,19 @@ def _find_legend(predicted: Path, reference: Path, options: PairOptions, fields:
             f"--classes 0=background,1=..."
         ) from None
     return legend
+
+
+def _values_of(path: Path) -> set[int]:
+    """The class values of a raster; labels may be whole numbers in a floating point type."""
+    scene = describe_scene(path)
+    if len(scene.dtypes) > 1 or not scene.dtypes[0].startswith("float"):
+        return set(find_legend(scene).values)
+    values: set[int] = set()
+    with open_label_raster(path, scene, classes=None, nodata=None) as reader:
+        for tile in grid(scene.height, scene.width, _BLOCK):
+            found, known = reader.read(tile.core)
+            values.update(np.unique(found[known]).tolist())
+    return values
 
 
 def _find_grid(predicted: Path, reference: Path, polygons: dict[Path, Polygons], pixel_size: float | None) -> Scene:
@@ -158,8 +173,8 @@ def _find_grid(predicted: Path, reference: Path, polygons: dict[Path, Polygons],
     unit = projected.crs.axis_info[0].unit_conversion_factor
     side = pixel_size / unit
     width, height = math.ceil((right - left) / side), math.ceil((high - low) / side)
-    grid = Affine(side, 0, left, 0, -side, high)
-    return Scene(predicted.stem, (predicted,), height, width, (), (), (), CRS.from_user_input(projected.crs), grid)
+    transform = Affine(side, 0, left, 0, -side, high)
+    return Scene(predicted.stem, (predicted,), height, width, (), (), (), CRS.from_user_input(projected.crs), transform)
 
 
 def _find_confidence(predicted: Path, scene: Scene) -> Path | None:

@@ -95,6 +95,14 @@ def test_a_reference_on_another_grid(pair, write_scene, tmp_path):
     assert one.metrics["confusion"] == other.metrics["confusion"]
 
 
+def test_whole_numbers_may_be_floats(pair, write_scene, tmp_path):
+    predicted, truth, *_ = pair
+    with rasterio.open(truth) as dataset:
+        floats = write_scene("floats.tif", dataset.read(1).astype(np.float32), nodata=0)
+    one, other = (geoseg.evaluate(predicted, path, out=tmp_path / path.stem, bootstrap=2) for path in (truth, floats))
+    assert one.metrics["confusion"] == other.metrics["confusion"]
+
+
 def test_polygons_on_either_side_or_both(write_scene, tmp_path):
     array = np.zeros((40, 60), np.uint8)
     array[5:20, 10:30] = 1
