@@ -158,7 +158,9 @@ def table(options: argparse.Namespace) -> None:
         ):
             for share in SHARES:
                 found = {(row["arm"], row["seed"]): pick(row[ground]) for row in rows if row["share"] == share}
-                seeds = sorted({seed for _, seed in found})
+                seeds = [
+                    seed for seed in sorted({seed for _, seed in found}) if all((arm, seed) in found for arm in ARMS)
+                ]
                 arms = {arm: [found[arm, seed] for seed in seeds] for arm in ARMS}
                 leads = " ".join(f"{b - a:+.3f}" for a, b in zip(*arms.values(), strict=True))
                 means = " | ".join(f"{np.mean(values):.3f}" for values in arms.values())

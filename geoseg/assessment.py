@@ -108,7 +108,7 @@ def _calibration(found: Tallied, legend: Legend, draws: dict[str, Any]) -> dict[
     return {
         **tabulate(figures, legend),
         "curve": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
-        "intervals": tabulate(limits, legend),
+        "intervals": tabulate(limits, legend, pairs=True),
     }
 
 

@@ -47,7 +47,12 @@ def score_differences(
     intervals = {name: limits(np.where(sure, drawn[name] - drawn_other[name], np.nan), level) for name in found}
     return {
         "difference": tabulate({name: found[name] - compared[name] for name in found}, legend),
-        "intervals": {"level": level, "samples": samples, "blocks": len(counts), **tabulate(intervals, legend)},
+        "intervals": {
+            "level": level,
+            "samples": samples,
+            "blocks": len(counts),
+            **tabulate(intervals, legend, pairs=True),
+        },
     }
 
 

@@ -86,4 +86,4 @@ def score_intervals(
 ) -> dict[str, Any]:  # fmt: skip
     """`intervals_of` as they stand in JSON: pairs [low, high], or None; also `level`, `samples` and `blocks`."""
     found = intervals_of(counts, score, samples=samples, seed=seed, level=level)
-    return {"level": level, "samples": samples, "blocks": len(counts), **tabulate(found, legend)}
+    return {"level": level, "samples": samples, "blocks": len(counts), **tabulate(found, legend, pairs=True)}

@@ -49,13 +49,8 @@ def area_table(
         "adjusted_ha_interval": np.maximum(adjusted[:, None] + around * spread, 0) / _M2_PER_HA,
         "bias_interval": np.full_like(bias, np.nan) if single else bias,
     }
-    classes = [
-        one | {name: entry[name] for name in pairs}
-        for one, entry in zip(
-            tabulate(figures | {"": np.array(0.0)}, legend)["classes"],
-            tabulate(pairs | {"": np.zeros(2)}, legend)["classes"], strict=True,
-        )
-    ]  # fmt: skip
+    told = (tabulate(figures, legend)["classes"], tabulate(pairs, legend, pairs=True)["classes"])
+    classes = [entry | limits for entry, limits in zip(*told, strict=True)]
     unknown = float(mapped_m2[pooled.sum(axis=0) == 0].sum()) / _M2_PER_HA
     return {"classes": classes, "covered": covered, "level": LEVEL, "unknown_ha": unknown}
 

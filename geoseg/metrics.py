@@ -109,7 +109,9 @@ def scores(confusion: np.ndarray, legend: Legend) -> dict[str, Any]:
     if confusion.shape != (len(legend), len(legend)):
         raise ValueError(f"confusion matrix of shape {confusion.shape} found, the legend has {len(legend)} classes")
     counts = class_counts(confusion)
-    return tabulate(pixel_scores(counts), legend, **_pixels(counts)) | {"confusion": confusion.tolist()}
+    return tabulate(pixel_scores(counts), legend, support=counts[1], predicted=counts[2]) | {
+        "confusion": confusion.tolist()
+    }
 
 
 def chip_mean(counts: np.ndarray, legend: Legend) -> dict[str, Any]:
@@ -126,19 +128,22 @@ def chip_mean(counts: np.ndarray, legend: Legend) -> dict[str, Any]:
         The keys of `scores`, without the confusion matrix.
     """
     means = {name: mean_known(values, axis=0) for name, values in pixel_scores(counts).items()}
-    return tabulate(means, legend, **_pixels(counts.sum(axis=0)))
+    _, support, predicted = counts.sum(axis=0)
+    return tabulate(means, legend, support=support, predicted=predicted)
 
 
-def tabulate(found: Mapping[str, np.ndarray], legend: Legend, **columns: np.ndarray) -> dict[str, Any]:
+def tabulate(
+    found: Mapping[str, np.ndarray], legend: Legend, *, pairs: bool = False, **columns: np.ndarray
+) -> dict[str, Any]:
     """Scores as they stand in JSON: those per class in the list `classes`, the others by name; None where not defined.
 
     Args:
-        found: arrays (classes,) or (); or pairs of limits, (classes, 2) or (2,), where all are such pairs.
+        found: arrays (classes,) or ().
         legend: the classes.
+        pairs: whether they are pairs of limits, (classes, 2) or (2,).
         columns: whole numbers per class, (classes,), which come after the scores.
     """
-    inner = min((values.ndim for values in found.values()), default=0)
-    per_class = {name: values for name, values in found.items() if values.ndim > inner}
+    per_class = {name: values for name, values in found.items() if values.ndim > pairs}
     classes = [
         {"value": entry.value, "name": entry.name}
         | {name: _number(values[index]) for name, values in per_class.items()}
@@ -152,10 +157,6 @@ def mean_known(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean of what is not NaN; NaN, without numpy's warning, where nothing is left."""
     with np.errstate(invalid="ignore"):
         return np.nansum(values, axis=axis) / (~np.isnan(values)).sum(axis=axis)
-
-
-def _pixels(counts: np.ndarray) -> dict[str, np.ndarray]:
-    return {"support": counts[1], "predicted": counts[2]}
 
 
 def _number(value: np.ndarray) -> float | list[float] | None:
