@@ -81,7 +81,7 @@ def _summary_lines(metrics: dict[str, Any]) -> Iterator[str]:
             f"reference without a map"
         )
     if metrics["robustness"]:
-        yield f"when the input changes: {metrics['robustness']['weakest']}"
+        yield f"when the input changes: {metrics['robustness']['finding']}"
     if metrics["comparison"]:
         yield from _comparison_lines(metrics["comparison"])
 

@@ -25,7 +25,7 @@ from geoseg.progress import Progress
 from geoseg.reference_points import ReferencePoints, read_points
 from geoseg.report import write_report, write_sample_report
 from geoseg.report_tables import ERRORS, PER_CLASS, PER_PLACE, write_places, write_sample_tables, write_tables
-from geoseg.robustness import measure_robustness, weakest
+from geoseg.robustness import explain, measure_robustness
 from geoseg.scenes import describe_scene
 from geoseg.tally import Tallied, Tally
 from geoseg.trials import ChipTrial, Trial
@@ -89,9 +89,10 @@ class GroundStudy:
 
 def _robustness(trial: ChipTrial, seed: int, progress: Progress) -> dict[str, Any]:
     rows = measure_robustness(
-        trial.predictor, trial.folder, trial.chips, batch_size=trial.batch_size, seed=seed, progress=progress
-    )
-    return {"weakest": weakest(rows), "disturbances": rows}
+        trial.predictor, trial.folder, trial.split, trial.bundle.image, seed=seed, batch_size=trial.batch_size,
+        progress=progress,
+    )  # fmt: skip
+    return {"finding": explain(rows), "disturbances": rows}
 
 
 @dataclass(frozen=True)
