@@ -29,7 +29,7 @@ _REMEDIES: dict[str, str] = {
     "scale": "where scenes differ so, bring them to the pixel size of the training data",
     "gain": _RADIOMETRY,
     "haze": _RADIOMETRY,
-    "noise": "where scenes are so noisy, training with --augment noise may help",
+    "noise": "where scenes are so noisy, try training with --augment noise",
     "offset": f"{_RADIOMETRY}, or try training with --augment photometric",
 }
 
