@@ -60,7 +60,7 @@ def assess(found: Tallied, legend: Legend, yardstick: Yardstick, pixel_size_m: f
         },
         "calibration": _calibration(found, legend, draws),
         "areas": _areas(found, legend, draws),
-        "comparison": _comparison(found, counts, legend, draws),
+        "comparison": _comparison(found, legend, draws),
         "sample": None,
     }
 
@@ -119,9 +119,12 @@ def _areas(found: Tallied, legend: Legend, draws: dict[str, Any]) -> dict[str, A
     return area_table(found.confusions, found.mapped_m2, counted / (counted + found.unlabelled), legend, **draws)
 
 
-def _comparison(found: Tallied, counts: np.ndarray, legend: Legend, draws: dict[str, Any]) -> dict[str, Any] | None:
+def _comparison(found: Tallied, legend: Legend, draws: dict[str, Any]) -> dict[str, Any] | None:
     if found.other is None or found.disagreement is None:
         return None
-    other = tabulate(pixel_scores(found.other.sum(axis=0)), legend)
-    differences = score_differences(counts, found.other, pixel_scores, legend, **draws)
-    return {"other": other, **differences, "mcnemar": mcnemar(found.disagreement)}
+    maps = {"this": found.other[:, 0], "other": found.other[:, 1]}
+    return {
+        **{name: tabulate(pixel_scores(counts.sum(axis=0)), legend) for name, counts in maps.items()},
+        **score_differences(maps["this"], maps["other"], pixel_scores, legend, **draws),
+        "mcnemar": mcnemar(found.disagreement),
+    }

@@ -76,7 +76,8 @@ class Tallied:
         objects: (blocks, rows, classes), see `count_objects`; 0 for the background.
         confidence: (blocks, 2, steps + 1), see `count_confidence`; None where no confidence is known.
         shares: (blocks, 2, steps + 1, classes), see `count_shares`; None likewise.
-        other: (blocks, 3, classes), as `class_counts`, of the other map; None without one.
+        other: (blocks, 2, 3, classes), as `class_counts`, of the map and of the other one, on the ground that both tell;
+            None without another one.
         disagreement: (blocks, 3), see `count_disagreement`; None likewise.
         mapped_m2: (classes,) area of each class on the map, with or without a reference; None where it is not known.
         unlabelled: pixels of the map without a reference.
@@ -192,8 +193,10 @@ class Tally:
             self._count("shares", block, count_shares(reference, ground.shares[:, *at], SHARE_STEPS))
         if ground.other is not None:
             other = ground.other[at]
-            self._count("other", block, class_counts(confusion_matrix(reference, other, len(self._legend))))
-            self._count("disagreement", block, count_disagreement(reference, predicted, other))
+            both = np.where(other == IGNORE, IGNORE, reference).astype(np.uint8)
+            pair = [class_counts(confusion_matrix(both, one, len(self._legend))) for one in (predicted, other)]
+            self._count("other", block, np.stack(pair))
+            self._count("disagreement", block, count_disagreement(both, predicted, other))
 
     def _finish_objects(self) -> None:
         if self._matcher is None or self._ground is None:

@@ -99,7 +99,7 @@ def _repeats(key: str, named: set[str]) -> bool:
     """Whether a key is of means, intervals or differences, which have the keys of the scores themselves."""
     if re.search(r"\.classes(\[\]\.(value|name))?$", key):
         return key not in named
-    again = re.match(r"(.*\.)?(chip_mean|intervals|other|difference)\.(.*)", key)
+    again = re.match(r"(.*\.)?(chip_mean|intervals|this|other|difference)\.(.*)", key)
     if again is None:
         return False
     if again[1] is None and key in named:

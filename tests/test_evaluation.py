@@ -178,6 +178,19 @@ def test_against_another_map(pair, write_scene, tmp_path):
     assert comparison["other"]["miou"] == pytest.approx(alone["miou"])
 
 
+def test_two_maps_are_compared_where_both_tell(pair, write_scene, tmp_path):
+    predicted, truth, reference, found = pair
+    with rasterio.open(truth) as dataset:
+        part = dataset.read(1)
+    part[:, 100:] = 0
+    other = write_scene("part.tif", part, nodata=0)
+    comparison = geoseg.evaluate(predicted, truth, against=other, out=tmp_path / "r", bootstrap=5).metrics["comparison"]
+    expected = scores(confusion_matrix(reference[:, :100].copy(), found[:, :100].copy(), 3), LEGEND)
+    assert comparison["this"]["miou"] == pytest.approx(expected["miou"])
+    assert comparison["other"]["miou"] == 1
+    assert comparison["difference"]["miou"] == pytest.approx(expected["miou"] - 1)
+
+
 def test_the_confidence_beside_a_map_is_read(rng, write_scene, tmp_path):
     truth = patches(rng, (80, 90), (1, 2))
     right = rng.random(truth.shape) < 0.8
