@@ -71,9 +71,13 @@ def _template(name: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "figure": figure, "interval": interval, "percent": _percent, "count": "{:,}".format, "hectares": _hectares,
+        "figure": figure, "interval": interval, "percent": _percent, "count": "{:,}".format, "signed": _signed, "hectares": _hectares,
     }  # fmt: skip
     return environment.get_template(name)
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
