@@ -255,7 +255,7 @@ def _print_differences(
     """Differences of the means over the seeds, with 95 % intervals: the same blocks are drawn for both methods.
 
     Blocks without a labelled pixel do not count; limits are percentiles of the draws, as in
-    `geoseg.metrics.bootstrap_intervals`.
+    `geoseg.intervals.score_intervals`.
     """
     counted = confusions[against].sum(axis=(0, 2, 3)) > 0
     blocks = int(counted.sum())
