@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
 from geoseg.choices import Unlabelled
 from geoseg.class_rasters import find_legend
-from geoseg.errors import InputError, LegendError
+from geoseg.errors import DataWarning, InputError, LegendError
 from geoseg.grid import grid
 from geoseg.ground import MapPair
 from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend, read_legend
@@ -49,7 +52,7 @@ def open_pair(
     """Lay a reference, and perhaps another map, on the grid of a map.
 
     The grid is that of the map; where that is a polygon file, that of the reference; where both are, one of square
-    pixels of `--pixel-size`.
+    pixels of `--pixel-size`, as far as the area of interest or else the map goes.
 
     Args:
         predicted: the map under test.
@@ -61,9 +64,8 @@ def open_pair(
     Raises:
         GeosegError: what cannot be laid on that grid, or classes that are not in the legend.
     """
-    fields = {predicted: _own_field(predicted) or options.class_field, reference: options.class_field}
-    if other is not None:
-        fields[other] = _own_field(other) or options.class_field
+    fields = {path: _own_field(path) or options.class_field for path in (predicted, other) if path is not None}
+    fields[reference] = options.class_field or _own_field(reference)
     legend = _find_legend(predicted, reference, options, fields)
     told, others = _merge_others(legend, options.only)
     if others:  # what lies outside polygons is one of the others too
@@ -73,19 +75,18 @@ def open_pair(
         for path, field in fields.items()
         if is_vector(path)
     }
-    scene = _find_grid(predicted, reference, polygons, options.pixel_size)
+    inside = None if options.aoi is None else read_polygons(Path(options.aoi))
+    scene = _find_grid(predicted, reference, polygons, options.pixel_size, inside)
 
     def reader(path: Path) -> LabelReader:
         if path in polygons:
-            # What a map does not show is background, whatever the labels leave open.
-            unlabelled = options.unlabelled if path == reference or legend.background is None else "background"
+            # What a map does not show is background, whatever the labels leave open, or nothing where there is none.
+            of_map: Unlabelled = "ignore" if legend.background is None else "background"
+            unlabelled = options.unlabelled if path == reference else of_map
             return PolygonLabels(polygons[path], scene, legend=legend, unlabelled=unlabelled)
         return stack.enter_context(open_label_raster(path, scene, classes=None, nodata=None))
 
-    area = None
-    if options.aoi is not None:
-        inside = read_polygons(Path(options.aoi))
-        area = PolygonLabels(inside, scene, legend=make_legend([1]), unlabelled="ignore")
+    area = None if inside is None else PolygonLabels(inside, scene, legend=make_legend([1]), unlabelled="ignore")
     confidence = None if is_vector(predicted) else _find_confidence(predicted, scene)
     return MapPair(
         scene, told, reader(predicted), reader(reference), [str(path) for path in (predicted, reference, other) if path],
@@ -155,7 +156,9 @@ def _values_of(path: Path) -> set[int]:
     return values
 
 
-def _find_grid(predicted: Path, reference: Path, polygons: dict[Path, Polygons], pixel_size: float | None) -> Scene:
+def _find_grid(
+    predicted: Path, reference: Path, polygons: dict[Path, Polygons], pixel_size: float | None, inside: Polygons | None
+) -> Scene:
     rasters = [path for path in (predicted, reference) if path not in polygons]
     if rasters and pixel_size is not None:
         raise InputError(f"--pixel-size {pixel_size:g}: {rasters[0]} has a grid of its own; leave it out")
@@ -169,12 +172,26 @@ def _find_grid(predicted: Path, reference: Path, polygons: dict[Path, Polygons],
         raise InputError(f"--pixel-size {pixel_size:g}: metres above 0 are needed")
     shapes = polygons[predicted].shapes
     projected = shapes if shapes.crs.is_projected else shapes.to_crs(shapes.estimate_utm_crs())
-    left, low, right, high = projected.total_bounds
+    ground = projected if inside is None else inside.shapes.to_crs(projected.crs)
+    left, low, right, high = ground.total_bounds
+    if inside is None:
+        _say_what_lies_outside(polygons[reference], shapely.box(left, low, right, high), projected.crs)
     unit = projected.crs.axis_info[0].unit_conversion_factor
     side = pixel_size / unit
     width, height = math.ceil((right - left) / side), math.ceil((high - low) / side)
     transform = Affine(side, 0, left, 0, -side, high)
     return Scene(predicted.stem, (predicted,), height, width, (), (), (), CRS.from_user_input(projected.crs), transform)
+
+
+def _say_what_lies_outside(reference: Polygons, extent: shapely.Polygon, crs: Any) -> None:
+    outside = int((~reference.shapes.to_crs(crs).intersects(extent)).sum())
+    if outside:
+        warnings.warn(
+            f"{reference.path}: {outside} polygons lie outside the extent of the map and are not counted; where the map should "
+            f"have found them, say with --aoi where the two are to be compared",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _find_confidence(predicted: Path, scene: Scene) -> Path | None:

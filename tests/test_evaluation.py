@@ -17,7 +17,7 @@ from scenery import box, moved, one_line_each, write_polygons
 
 import geoseg
 from geoseg.boundary_scores import BoundaryCounter, boundary_scores
-from geoseg.errors import GeosegError, InputError, LabelError, LegendError, OutputExistsError
+from geoseg.errors import DataWarning, GeosegError, InputError, LabelError, LegendError, OutputExistsError
 from geoseg.legend import IGNORE, make_legend
 from geoseg.metrics import confusion_matrix, scores
 from geoseg.object_scores import ObjectMatcher, count_objects, object_scores
@@ -117,6 +117,20 @@ def test_polygons_on_either_side_or_both(write_scene, tmp_path):
         shapes, truth, class_field="kind", pixel_size=10, classes="0=background,1=class_1", out=tmp_path / "c"
     ).metrics
     assert found["classes"][1]["support"] == 300  # the grid is that of the map's own extent
+    # An area of interest says how far the two are to be compared, and a reference that goes further is said.
+    aoi = write_polygons(tmp_path / "aoi.gpkg", [box(0, 0, 40, 60)])
+    options = {"class_field": "kind", "pixel_size": 10, "classes": "0=background,1=class_1"}
+    found = geoseg.evaluate(shapes, truth, aoi=aoi, out=tmp_path / "e", **options).metrics
+    assert found["confusion"] == [[40 * 60 - 15 * 25, 0], [75, 300]]
+    far = write_polygons(tmp_path / "far.gpkg", [box(5, 10, 15, 25), box(30, 50, 5, 5)], kind=[1, 1])
+    with pytest.warns(DataWarning, match="1 polygons lie outside"):
+        geoseg.evaluate(shapes, far, out=tmp_path / "f", **options)
+    # geoseg's own files need no class field, on either side; where all of a map is polygons, the rest is none of it.
+    own = write_polygons(tmp_path / "own.gpkg", [box(5, 10, 15, 20)], class_name=["class_1"])
+    found = geoseg.evaluate(
+        shapes, own, pixel_size=10, classes="1=class_1", unlabelled="ignore", out=tmp_path / "g"
+    ).metrics
+    assert found["confusion"] == [[300]]
     with pytest.raises(InputError, match="--pixel-size"):
         geoseg.evaluate(shapes, truth, class_field="kind", classes="0=background,1=class_1", out=tmp_path / "d")
     with pytest.raises(InputError, match="grid of its own"):
