@@ -22,7 +22,7 @@ import one another:
               samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
               changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
-              trials tally assessment class_map point_style reference_points point_estimates
+              trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report disturbances robustness studies acquisition
     floor 1   raster remote geotiff scenes labels polygon_labels split
     floor 0   errors choices named_parts progress pipeline legend spec grid metrics intervals calibration

@@ -69,7 +69,7 @@ def assess_points(estimated: dict[str, Any], legend: Legend) -> dict[str, Any]:
     """What labelled points tell, as it stands in metrics.json: `sample`, and the scores of the areas that they stand for.
 
     Args:
-        estimated: see `geoseg.reference_points.estimate_areas`.
+        estimated: see `geoseg.point_estimates.estimate_areas`.
         legend: the classes.
     """
     counts = np.array(estimated["counts"])

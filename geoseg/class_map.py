@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from rasterio.windows import Window
 
+from geoseg.class_rasters import find_legend
 from geoseg.errors import GeoreferenceError, LegendError
 from geoseg.grid import grid
-from geoseg.labels import LabelReader
-from geoseg.legend import IGNORE, Legend
+from geoseg.labels import LabelReader, open_label_raster
+from geoseg.legend import IGNORE, Legend, parse_legend
+from geoseg.polygon_labels import inside_of, read_polygons
 from geoseg.progress import Progress
-from geoseg.scenes import Scene
+from geoseg.scenes import Scene, describe_scene
 
 _ROWS = 256
 _ALIKE = (64, 256)
@@ -65,10 +69,8 @@ class ClassMap:
                     f"{self.scene.path}: value {min(strays)} found, which is not in its legend ({self.legend}); mend the "
                     f"raster or its legend"
                 )
-            yield (
-                tile.core,
-                np.where(known, self.legend.to_indices(np.where(known, values, 0)), IGNORE).astype(np.uint8),
-            )
+            indices = self.legend.to_indices(np.where(known, values, 0))
+            yield tile.core, np.where(known, indices, IGNORE).astype(np.uint8)
 
     def count(self, window: Window, indices: np.ndarray) -> MapClasses:
         """What there is in a strip."""
@@ -103,3 +105,23 @@ class ClassMap:
                 f"{self.scene.path}: no CRS, so no area can be told; set it with: gdal_edit.py -a_srs"
             )
         return found
+
+
+def open_class_map(
+    path: Path, stack: ExitStack, *, classes: str | Path | None = None, aoi: str | Path | None = None
+) -> ClassMap:
+    """Open a class raster.
+
+    Args:
+        path: the raster.
+        stack: keeps it open.
+        classes: its legend, where it carries none and the values found are not enough.
+        aoi: polygon file; only what lies inside is looked at.
+
+    Raises:
+        RasterError, LegendError, LabelError: it holds no classes, or does not meet the area.
+    """
+    scene = describe_scene(path)
+    legend = parse_legend(classes) if classes else find_legend(scene)
+    reader = stack.enter_context(open_label_raster(path, scene, classes=None, nodata=None))
+    return ClassMap(scene, legend, reader, None if aoi is None else inside_of(read_polygons(Path(aoi)), scene))

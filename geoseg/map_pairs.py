@@ -22,8 +22,8 @@ from geoseg.errors import DataWarning, InputError, LegendError
 from geoseg.grid import grid
 from geoseg.ground import MapPair
 from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend, read_legend
-from geoseg.legend import MAX_VALUE, Legend, LegendClass, make_legend, parse_legend
-from geoseg.polygon_labels import PolygonLabels, Polygons, polygon_legend, read_polygons
+from geoseg.legend import MAX_VALUE, Legend, LegendClass, parse_legend
+from geoseg.polygon_labels import PolygonLabels, Polygons, inside_of, polygon_legend, read_polygons
 from geoseg.predictor import SHARE_STEPS
 from geoseg.raster import open_raster
 from geoseg.scenes import Scene, describe_scene, same_grid
@@ -86,7 +86,7 @@ def open_pair(
             return PolygonLabels(polygons[path], scene, legend=legend, unlabelled=unlabelled)
         return stack.enter_context(open_label_raster(path, scene, classes=None, nodata=None))
 
-    area = None if inside is None else PolygonLabels(inside, scene, legend=make_legend([1]), unlabelled="ignore")
+    area = None if inside is None else inside_of(inside, scene)
     confidence = None if is_vector(predicted) else _find_confidence(predicted, scene)
     return MapPair(
         scene, told, reader(predicted), reader(reference), [str(path) for path in (predicted, reference, other) if path],

@@ -18,11 +18,10 @@ from geoseg.files import sha256
 from geoseg.geotiff import BLOCK
 from geoseg.grid import Layout
 from geoseg.inference import Row, predict_rows
-from geoseg.legend import make_legend
 from geoseg.maps import MapWriter
 from geoseg.merging import Merger, create_merger
 from geoseg.pipeline import ahead, workers
-from geoseg.polygon_labels import PolygonLabels, Polygons
+from geoseg.polygon_labels import Polygons, inside_of
 from geoseg.predictor import Predictor
 from geoseg.progress import Progress
 from geoseg.reach import COARSEST
@@ -167,7 +166,7 @@ def predict_strips(
     """
     layout, merger, area = job.layout, check or create_merger(job.layout), None
     if job.area is not None:
-        area = PolygonLabels(job.area, job.scene, legend=make_legend([1]), unlabelled="ignore")
+        area = inside_of(job.area, job.scene)
     found = predict_rows(
         job.scene, job.sources, _rows(layout, merger, numbers), predictors, merger,
         batch_size=choose_batch_size(job.batch_size, predictors[0].device, layout), probabilities=job.probabilities, area=area,

@@ -14,8 +14,8 @@ from rasterio.windows import Window
 from geoseg.choices import Other, Rule, SplitBy, Unlabelled, at_least, one_of, refuse_odd
 from geoseg.errors import DataWarning, Faults, LabelError
 from geoseg.labels import LabelReader, is_vector, match_labels, open_label_raster, read_legend
-from geoseg.legend import Legend, make_legend, parse_legend
-from geoseg.polygon_labels import PolygonLabels, Polygons, polygon_legend, read_polygons
+from geoseg.legend import Legend, parse_legend
+from geoseg.polygon_labels import PolygonLabels, Polygons, inside_of, polygon_legend, read_polygons
 from geoseg.scenes import Scene, SceneReader, describe_scene
 from geoseg.split import parse_ratio
 
@@ -99,7 +99,7 @@ class Pairs:
                     warnings.simplefilter("ignore", DataWarning)  # said by `pair_labels`
                     opened = open_label_raster(path, scene, classes=self.legend, nodata=options.label_nodata)
                     labels = stack.enter_context(opened)
-            area = PolygonLabels(self.aoi, scene, legend=make_legend([1]), unlabelled="ignore") if self.aoi else None
+            area = inside_of(self.aoi, scene) if self.aoi else None
             yield PairReader(stack.enter_context(scene.open()), self.sources, labels, area)
 
 

@@ -238,3 +238,13 @@ class PolygonLabels:
             with georeference_optional():
                 rasterize(pairs, out=values, transform=place, all_touched=self._all_touched)
         return values, values >= 0
+
+
+def inside_of(polygons: Polygons, scene: Scene) -> PolygonLabels:
+    """The ground inside polygons: known there, and nowhere else.
+
+    Raises:
+        LabelError: they do not meet the scene.
+        GeoreferenceError: the scene has no CRS.
+    """
+    return PolygonLabels(polygons, scene, legend=make_legend([1]), unlabelled="ignore")

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
-import numpy as np
-import shapely
-
-from geoseg.qgis import embed_style
-from geoseg.styles import place_style
+from geoseg.place_layer import write_place_layer
 from geoseg.tally import Tallied, Visit
 from geoseg.trials import Trial
 
@@ -183,20 +177,7 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def write_places(path: Path, found: Tallied, trial: Trial) -> None:
     """Write the places with the most wrong pixels, as a layer to visit in QGIS, the worst first."""
     worst = sorted((visit for visit in found.visits if visit.wrong), key=lambda visit: -visit.wrong)[:_MOST_PLACES]
-    outlines = [trial.outline(visit.place) for visit in worst]
-    systems = {crs for _, crs in outlines}
-    own = systems.pop() if len(systems) == 1 else None
-    crs = own if own or not systems else "EPSG:4326"
-    shapes = [
-        gpd.GeoSeries([shapely.Polygon(corners)], crs=where).to_crs(crs)[0]
-        if where and crs and where != crs
-        else shapely.Polygon(corners)
-        for corners, where in outlines
-    ]
-    rows = [{"rank": rank} | _place_row(visit, trial.legend.names) for rank, visit in enumerate(worst, 1)]
-    columns = ["rank", *_place_row(found.visits[0], trial.legend.names)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # pictures have none
-        frame = gpd.GeoDataFrame(rows, columns=[*columns, "geometry"], geometry=np.array(shapes, object), crs=crs)
-        frame.to_file(path, layer=PLACES, driver="GPKG", geometry_type="Polygon", VERSION="1.3")
-    embed_style(path, PLACES, place_style())
+    names = trial.legend.names
+    rows = [_place_row(visit, names) for visit in worst]
+    columns = {name: [row[name] for row in rows] for name in _place_row(found.visits[0], names)}
+    write_place_layer(path, PLACES, columns, [trial.outline(visit.place) for visit in worst])

@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 
 from geoseg.area_estimation import allocate, sample_size
-from geoseg.class_map import ClassMap, MapClasses
-from geoseg.class_rasters import find_legend
+from geoseg.class_map import MapClasses, open_class_map
 from geoseg.errors import Faults, InputError, LegendError
 from geoseg.files import publish, refuse_existing, refuse_inputs
-from geoseg.labels import open_label_raster
-from geoseg.legend import Legend, make_legend
-from geoseg.polygon_labels import PolygonLabels, read_polygons
+from geoseg.legend import Legend
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.reference_points import draw_points, write_points
-from geoseg.scenes import describe_scene
 
 
 @dataclass(frozen=True)
@@ -106,15 +102,9 @@ def sample(
     _refuse_odd(faults, size, standard_error, minimum)
     with bounded_cache(), ExitStack() as stack:
         with faults.collect():
-            scene = describe_scene(path)
-            legend = find_legend(scene)
+            found = open_class_map(path, stack, aoi=aoi)
+            scene, legend = found.scene, found.legend
             expected = _expected(expected_accuracy, legend)
-            reader = stack.enter_context(open_label_raster(path, scene, classes=None, nodata=None))
-            area = None
-            if aoi is not None:
-                inside = read_polygons(Path(aoi))
-                area = PolygonLabels(inside, scene, legend=make_legend([1]), unlabelled="ignore")
-            found = ClassMap(scene, legend, reader, area)
         faults.raise_any()
         classes = found.measure(progress)
         there = classes.pixels > 0

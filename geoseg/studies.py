@@ -12,21 +12,18 @@ from typing import Any, Protocol
 import geoseg
 from geoseg.assessment import Yardstick, assess, assess_points
 from geoseg.boundary_scores import boundary_margin
-from geoseg.class_map import ClassMap
-from geoseg.class_rasters import find_legend
+from geoseg.class_map import ClassMap, open_class_map
 from geoseg.errors import InputError, LabelError
 from geoseg.files import sha256
-from geoseg.labels import is_vector, open_label_raster
-from geoseg.legend import Legend, make_legend, parse_legend
+from geoseg.labels import is_vector
+from geoseg.legend import Legend
 from geoseg.map_pairs import PairOptions
 from geoseg.point_estimates import estimate_areas
-from geoseg.polygon_labels import PolygonLabels, read_polygons
 from geoseg.progress import Progress
 from geoseg.reference_points import ReferencePoints, read_points
 from geoseg.report import write_report, write_sample_report
 from geoseg.report_tables import ERRORS, PER_CLASS, PER_PLACE, write_places, write_sample_tables, write_tables
 from geoseg.robustness import explain, measure_robustness
-from geoseg.scenes import describe_scene
 from geoseg.tally import Tallied, Tally
 from geoseg.trials import ChipTrial, Trial
 
@@ -128,21 +125,18 @@ def open_point_study(predicted: Path, points: Path, options: PairOptions, stack:
     """Open a map and points on it.
 
     Raises:
-        InputError: the map is a polygon file.
+        InputError: the map is a polygon file, or an option is given that has no meaning for points.
         GeosegError: either cannot be read, or labels are not in the legend.
     """
     if is_vector(predicted):
         raise InputError(
             f"{predicted}: points are held against a class raster; give the one that the polygons were made of"
         )
-    scene = describe_scene(predicted)
-    legend = parse_legend(options.classes) if options.classes else find_legend(scene)
-    area = None
-    if options.aoi is not None:
-        area = PolygonLabels(read_polygons(Path(options.aoi)), scene, legend=make_legend([1]), unlabelled="ignore")
-    reader = stack.enter_context(open_label_raster(predicted, scene, classes=None, nodata=None))
-    labelled = read_points(points, legend, options.class_field)
-    return PointStudy(ClassMap(scene, legend, reader, area), labelled, (predicted, points))
+    for name, value in (("--only", options.only), ("--pixel-size", options.pixel_size)):
+        if value is not None:
+            raise InputError(f"{name} {value}: not with points, whose strata are classes of the map; leave it out")
+    found = open_class_map(predicted, stack, classes=options.classes, aoi=options.aoi)
+    return PointStudy(found, read_points(points, found.legend, options.class_field), (predicted, points))
 
 
 def _heading(what: str, legend: Legend) -> dict[str, Any]:

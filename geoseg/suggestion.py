@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import geopandas as gpd
 import numpy as np
-import pyogrio
-import shapely
 from rasterio.windows import Window
 
 from geoseg.acquisition import Survey, choose_windows, describe_window, doubt
@@ -23,15 +19,13 @@ from geoseg.errors import Faults, InputError, LabelError
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.grid import grid
 from geoseg.labels import LabelReader
-from geoseg.legend import make_legend
-from geoseg.polygon_labels import PolygonLabels, Polygons, read_polygons
+from geoseg.place_layer import write_place_layer
+from geoseg.polygon_labels import Polygons, inside_of, read_polygons
 from geoseg.predictor import Predictor
 from geoseg.preflight import match_model, preflight_scenes
 from geoseg.progress import Progress, silent
-from geoseg.qgis import embed_style
 from geoseg.raster import bounded_cache
 from geoseg.scenes import Scene
-from geoseg.styles import place_style
 
 LAYER = "suggest"
 _LEAST_VALID = 0.5
@@ -196,7 +190,7 @@ def _look(
 
 def _on_scene(known: Polygons, scene: Scene) -> LabelReader | None:
     try:
-        return PolygonLabels(known, scene, legend=make_legend([1]), unlabelled="ignore")
+        return inside_of(known, scene)
     except LabelError:  # nothing of this scene is labelled
         return None
 
@@ -220,19 +214,10 @@ def _publish(
             "uncertainty": float(survey.uncertainty[index]), "novelty": far, "valid_pct": 100 * entry.valid,
             "likely": _mix(entry.pixels, names),
         })  # fmt: skip
-    crs = scenes[0].crs if len({scene.crs for scene in scenes}) == 1 else "EPSG:4326"
-    shapes = [
-        gpd.GeoSeries([shapely.Polygon(seen[index].scene.outline(seen[index].window))], crs=seen[index].scene.crs)
-        for index in chosen
-    ]
-    geometry = [shape[0] if shape.crs is None or shape.crs == crs else shape.to_crs(crs)[0] for shape in shapes]
-    with publish(out, overwrite=overwrite) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # pictures have none
-        table = gpd.GeoDataFrame(rows, geometry=geometry, crs=crs)
-        pyogrio.write_dataframe(
-            table, partial, layer=LAYER, driver="GPKG", geometry_type="Polygon", dataset_options={"VERSION": "1.3"}
-        )
-        embed_style(partial, LAYER, place_style())
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "rank"}
+    outlines = [(seen[index].scene.outline(seen[index].window), seen[index].scene.crs) for index in chosen]
+    with publish(out, overwrite=overwrite) as partial:
+        write_place_layer(partial, LAYER, columns, outlines)
     return Suggestion(out, tuple(rows), len(free), len(seen) - len(free))
 
 

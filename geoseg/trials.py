@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from rasterio.crs import CRS
+from rasterio.windows import Window
 
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.chips import Chip, ChipFolder, read_image
@@ -20,12 +20,10 @@ from geoseg.files import sha256
 from geoseg.ground import SQUARE, Ground, MapPair, Place, chip_ground
 from geoseg.legend import Legend
 from geoseg.pictures import open_samples
+from geoseg.place_layer import Outline
 from geoseg.predictor import Predictor
 from geoseg.scenes import describe_scene
 from geoseg.styles import colour_bands
-
-Outline = tuple[Sequence[tuple[float, float]], CRS | None]
-"""The corners of a place, in order around it, and the CRS that they are in."""
 
 
 class Trial(Protocol):
@@ -132,7 +130,7 @@ class ChipTrial:
     def outline(self, place: Place) -> Outline:
         scene = describe_scene(self.folder.path / self._by_name[place.name].image)
         window = place.window
-        own = type(window)(0, 0, window.width, window.height)
+        own = Window(0, 0, window.width, window.height)
         return scene.outline(own if scene.crs else window), scene.crs
 
     def provenance(self) -> dict[str, Any]:

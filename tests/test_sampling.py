@@ -14,7 +14,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from scenery import box, one_line_each, untouched, write_polygons
+from scenery import box, one_line_each, write_polygons
 
 import geoseg
 from geoseg.errors import DataWarning, GeosegError, InputError, LabelError, OutputExistsError
@@ -42,8 +42,7 @@ def label(path, truth, count=None):
 
 def test_points_lie_on_pixels_of_their_class_and_none_twice(world, tmp_path):
     path, predicted, _ = world
-    with untouched(path.parent):
-        pass
+    before = path.read_bytes(), path.stat().st_mtime_ns
     made = geoseg.sample(path, out=tmp_path / "points.gpkg", size=300, minimum=60)
     table = gpd.read_file(made, layer="points")
     assert len(table) == sum(entry["points"] for entry in made.classes) == 300
@@ -60,6 +59,7 @@ def test_points_lie_on_pixels_of_their_class_and_none_twice(world, tmp_path):
     assert table["id"].tolist() == list(range(1, 301))
     assert abs(np.corrcoef(table["id"], table["row"])[0, 1]) < 0.2  # the first half is a sample too
     assert table["reference"].isna().all()
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
 def test_every_pixel_of_a_class_has_the_same_chance(write_scene, tmp_path):
@@ -240,6 +240,9 @@ def test_more_that_cannot_be(world, write_scene, tmp_path):
         geoseg.evaluate(path, points, out=tmp_path / "r")
     with pytest.raises(LabelError, match="no field 'crop'"):
         geoseg.evaluate(path, points, class_field="crop", out=tmp_path / "r")
+    for name, value in (("only", "class_1"), ("pixel_size", 10)):
+        with pytest.raises(InputError, match="not with points"):
+            geoseg.evaluate(path, points, **{name: value}, out=tmp_path / "r")
     with pytest.raises(InputError, match="--against"):
         geoseg.evaluate(path, points, against=path, out=tmp_path / "r")
     label(points.path, truth + 6)
