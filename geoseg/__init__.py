@@ -24,7 +24,7 @@ import one another:
               maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
               trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report disturbances robustness studies acquisition
-    floor 1   raster remote geotiff scenes labels polygon_labels split
+    floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split
     floor 0   errors choices named_parts progress pipeline legend spec grid metrics intervals calibration
               comparison area_estimation files
 """

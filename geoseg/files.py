@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from geoseg.errors import DiskError, FormatError, MissingFileError, OutputBusyError, OutputExistsError
+from geoseg.errors import DiskError, FormatError, InputError, MissingFileError, OutputBusyError, OutputExistsError
 
 _UNFINISHED = ".unfinished"
 _LOCK = ".geoseg.lock"
@@ -45,17 +45,24 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 def publish(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write one file: yields a path beside it to write to, which takes the final name when the block ends well.
 
+    What a run that was killed has left of it is taken away.
+
     Raises:
         OutputExistsError: the file is there and `overwrite` is not set.
+        OutputBusyError: another run writes it.
         DiskError: the disk did not take the file.
     """
     target = Path(path)
     refuse_existing([target], overwrite)
-    with _make_folder(target.parent):
-        partial = target.with_name(_partial_name(target))
+    partial = target.with_name(_partial_name(target))
+    with _make_folder(target.parent), _lock(partial.with_name(f"{partial.name}.lock"), target):
+        remove_with_journals(partial)
         try:
             with _disk_errors(target):
-                yield partial
+                try:
+                    yield partial
+                except DiskError as error:  # the user knows the file by its final name
+                    raise DiskError(str(error).replace(partial.name, target.name)) from error
                 _settle(partial, target)
                 _sync_folder(target.parent)
         finally:
@@ -78,7 +85,7 @@ def occupy(folder: str | Path) -> Iterator[None]:
         OutputBusyError: another run writes into `folder`.
         DiskError: it cannot be made or written to.
     """
-    with _make_folder(Path(folder)), _lock(Path(folder)):
+    with _make_folder(Path(folder)), _lock(Path(folder) / _LOCK, Path(folder)):
         yield
 
 
@@ -153,14 +160,21 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _partial_name(target: Path) -> str:
-    ending = f".{os.getpid()}.part{target.suffix}"
+    ending = f".part{target.suffix}"
     room = _MAX_NAME_BYTES - len(f".{ending}-journal".encode())  # SQLite needs the last part
+    if len(target.stem.encode()) > room:
+        ending = f".{hashlib.sha256(target.stem.encode()).hexdigest()[:12]}{ending}"
+        room = _MAX_NAME_BYTES - len(f".{ending}-journal".encode())
     return "." + target.stem.encode()[:room].decode(errors="ignore") + ending
 
 
 @contextmanager
 def _make_folder(folder: Path) -> Iterator[None]:
     """Make a folder, and take away again what was made when the block fails."""
+    if odd := set("!;") & set(str(folder.resolve())):
+        raise InputError(
+            f"{folder}: '{odd.pop()}' in the path of an output, which is taken for that of an archive; choose another --out"
+        )
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,20 +190,21 @@ def _make_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / _LOCK, timeout=0)
+def _lock(path: Path, target: Path) -> Iterator[None]:
+    """Hold a lock that dies with the process: `target` is this run's alone."""
+    lock = FileLock(path, timeout=0)
     with ExitStack() as held:
         try:
             held.enter_context(lock)
         except Timeout:
-            raise OutputBusyError(f"{folder}: another run writes here; wait for it or choose another --out") from None
+            raise OutputBusyError(f"{target}: another run writes here; wait for it or choose another --out") from None
         except OSError as error:
-            raise DiskError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from error
+            raise DiskError(f"{target}: cannot be written to ({error.strerror}); choose another --out") from error
         try:
             yield
         finally:
             with suppress(OSError):
-                (folder / _LOCK).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -220,7 +235,8 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         DiskError: what stands on the disk is not what was written.
     """
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    with _disk_errors(path):
+        path.write_text(text, encoding="utf-8")
     if path.read_text(encoding="utf-8") != text:
         raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
 
@@ -241,7 +257,7 @@ def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingFileError(f"{path}: not found; {what} is needed") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
         raise FormatError(f"{path}: cannot be read as {what} ({error}); make it again") from None
     version = document.get("format") if isinstance(document, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:

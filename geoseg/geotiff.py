@@ -56,7 +56,7 @@ def write_geotiff(
                "crs": crs, "transform": _written(transform), "nodata": nodata, "compress": "deflate", "zlevel": 1,
                "alpha": "no"}  # GDAL takes the fourth of four byte bands for alpha  # fmt: skip
     with georeference_optional(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        with _writing(path), rasterio.open(path, "w", **profile) as dataset:
+        with writing_raster(path), rasterio.open(path, "w", **profile) as dataset:
             dataset.write(pixels)
             for band, name in enumerate(band_names, 1):
                 dataset.set_band_description(band, name)
@@ -80,7 +80,7 @@ def _written(transform: Affine) -> Affine | None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing_raster(path: Path) -> Iterator[None]:
     """Turn GDAL's errors while writing into one line; about a disk that fills at close it says nothing."""
     try:
         yield
@@ -113,7 +113,7 @@ class TiledWriter:
     ) -> None:  # fmt: skip
         self.path = path
         self.checksums: list[tuple[int, int, int, int, int]] = []
-        with _writing(path), georeference_optional():
+        with writing_raster(path), georeference_optional():
             self.dataset: DatasetWriter = rasterio.open(
                 path, "w", driver="GTiff", height=height, width=width, count=count, dtype=dtype, crs=crs,
                 transform=_written(transform), nodata=nodata, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
@@ -123,13 +123,13 @@ class TiledWriter:
 
     def write(self, pixels: np.ndarray, window: Window) -> None:
         """Write (bands, rows, cols) at a window."""
-        with _writing(self.path):
+        with writing_raster(self.path):
             self.dataset.write(pixels, window=window)
         self.checksums.append((*window.flatten(), zlib.crc32(np.ascontiguousarray(pixels).data)))
 
     def close(self) -> None:
         """Write what is still in memory."""
-        with _writing(self.path):
+        with writing_raster(self.path):
             self.dataset.close()
 
 
@@ -144,7 +144,7 @@ def write_cog(source: Path, target: Path, *, resampling: Resampling, predictor: 
         resampling: of the overviews; the driver's own choice, CUBIC, makes up classes that are not in the map.
         predictor: whether neighbouring pixels differ by little, so that differences compress better.
     """
-    with _writing(target), georeference_optional():
+    with writing_raster(target), georeference_optional():
         rasterio.shutil.copy(
             source, target, driver="COG", compress="DEFLATE", blocksize=BLOCK, bigtiff="IF_SAFER", sparse_ok=True,
             overview_resampling=resampling.name.upper(), predictor="YES" if predictor else "NO",

@@ -22,8 +22,8 @@ from geoseg.errors import DataWarning, Faults, GeoreferenceError, LabelError, Le
 from geoseg.legend import LEGEND_TAG, Legend, make_legend
 from geoseg.raster import RASTER_SUFFIXES, open_raster, reading
 from geoseg.scenes import Scene, describe_scene, same_grid, valid_pixels
+from geoseg.vector import VECTOR_SUFFIXES
 
-VECTOR_SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".fgb", ".parquet"})
 _LABEL_ENDINGS = r"_(mask|label|labels|classes)$"
 _SCENE_ENDINGS = r"_(sr|image)$"
 _INT32 = np.iinfo(np.int32)

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
 from geoseg.choices import Unlabelled
 from geoseg.class_rasters import find_legend
-from geoseg.errors import DataWarning, InputError, LegendError
+from geoseg.errors import DataWarning, GeosegError, InputError, LegendError
 from geoseg.grid import grid
 from geoseg.ground import MapPair
 from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend, read_legend
@@ -27,6 +26,7 @@ from geoseg.polygon_labels import PolygonLabels, Polygons, inside_of, polygon_le
 from geoseg.predictor import SHARE_STEPS
 from geoseg.raster import open_raster
 from geoseg.scenes import Scene, describe_scene, same_grid
+from geoseg.vector import open_layer
 from geoseg.vectorise import chosen_classes
 
 _BLOCK = 2048
@@ -110,11 +110,9 @@ def _merge_others(legend: Legend, only: str | Sequence[str | int] | None) -> tup
 
 def _own_field(path: Path) -> str | None:
     """The class column of a polygon file written by geoseg, which needs no naming."""
-    if not is_vector(path) or path.suffix.lower() == ".parquet" or not path.exists():
-        return None
     try:
-        return _CLASS_NAME if _CLASS_NAME in pyogrio.read_info(path)["fields"] else None
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
+        return _CLASS_NAME if is_vector(path) and _CLASS_NAME in open_layer(path).fields else None
+    except GeosegError:
         return None  # read_polygons says what is wrong
 
 

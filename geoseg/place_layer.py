@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import shapely
 from rasterio.crs import CRS
 
-from geoseg.qgis import embed_style
+from geoseg.geopackage import write_layer
 from geoseg.styles import place_style
 
 Outline = tuple[Sequence[tuple[float, float]], CRS | None]
@@ -34,12 +33,9 @@ def write_place_layer(
     systems = {crs for _, crs in outlines}
     crs = next(iter(systems)) if len(systems) == 1 else "EPSG:4326"
     shapes = [_outline(*outline, crs) for outline in outlines]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # pictures have none
-        table = {"rank": range(1, len(outlines) + 1), **columns}
-        frame = gpd.GeoDataFrame(table, geometry=np.array(shapes, object), crs=crs)
-        frame.to_file(path, layer=layer, driver="GPKG", geometry_type="Polygon", VERSION="1.3")
-    embed_style(path, layer, place_style())
+    table = {"rank": range(1, len(outlines) + 1), **columns}
+    frame = gpd.GeoDataFrame(table, geometry=np.array(shapes, object), crs=crs)
+    write_layer(path, layer, frame, "Polygon", style=place_style())
 
 
 def _outline(corners: Sequence[tuple[float, float]], own: CRS | None, crs: CRS | str | None) -> shapely.Polygon | None:

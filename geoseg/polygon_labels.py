@@ -11,17 +11,17 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pyogrio
 import shapely
 from rasterio.features import rasterize
 from rasterio.windows import Window, transform
 
 from geoseg.choices import Other, Unlabelled
-from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError, MissingFileError
+from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError
 from geoseg.labels import refuse_no_overlap
 from geoseg.legend import Legend, make_legend
 from geoseg.raster import georeference_optional
 from geoseg.scenes import Scene
+from geoseg.vector import open_layer
 
 
 @dataclass(frozen=True)
@@ -131,30 +131,12 @@ def read_polygons(
 
 
 def _read_vector(path: Path, class_field: str | None) -> gpd.GeoDataFrame:
-    if not path.exists():
-        raise MissingFileError(f"{path}: not found; give the path of a polygon file")
-    try:
-        with open(path, "rb") as file:
-            if file.read(64).lstrip()[:1] == b"<":  # an OGR VRT under another name opens files of its own choice
-                raise ValueError("XML found, which may point anywhere")
-        if path.suffix.lower() == ".parquet":
-            frame = gpd.read_parquet(path)
-            fields = frame.columns.drop(frame.geometry.name)
-        else:
-            layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-            if not layers:
-                raise ValueError("a table without geometry found")
-            if len(layers) > 1:
-                _warn(f"{path}: {len(layers)} layers found, '{layers[0]}' is read")
-            fields = pyogrio.read_info(path, layer=layers[0])["fields"]
-            columns = [class_field] if class_field in fields else []
-            frame = pyogrio.read_dataframe(path, layer=layers[0], columns=columns, on_invalid="fix")
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ImportError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise LabelError(f"{path}: no polygons could be read ({reason}); a GeoPackage or GeoJSON is needed") from None
-    if class_field is not None and class_field not in fields:
-        raise LabelError(f"{path}: no field '{class_field}'; fields found: {', '.join(fields) or 'none'}")
-    return frame
+    layer = open_layer(path)
+    if layer.others:
+        _warn(f"{path}: {layer.others + 1} layers found, '{layer.name}' is read")
+    if class_field is not None and class_field not in layer.fields:
+        raise LabelError(f"{path}: no field '{class_field}'; fields found: {', '.join(layer.fields) or 'none'}")
+    return layer.read([class_field] if class_field else [])
 
 
 def _field_values(path: Path, column: Any) -> tuple[int | str, ...]:

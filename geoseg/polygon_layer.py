@@ -6,13 +6,10 @@ import importlib.util
 import json
 import math
 import os
-import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import geopandas as gpd
 import numpy as np
@@ -20,7 +17,6 @@ import pandas as pd
 import pyogrio
 import pyproj
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyogrio.raw import open_arrow, write_arrow
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
@@ -29,8 +25,8 @@ from geoseg.choices import Connectivity, Format
 from geoseg.confidence import Confidence
 from geoseg.errors import DiskError, InputError
 from geoseg.files import remove_with_journals
+from geoseg.geopackage import append_layer, check_layer, embed_style, writing_layer
 from geoseg.legend import Legend
-from geoseg.qgis import embed_style
 from geoseg.sweep import Finished
 
 LAYER = "polygons"
@@ -162,46 +158,34 @@ class LayerWriter:
         self._waiting.append(table)
         self._rows += len(table)
         if sum(map(len, self._waiting)) >= _ROWS:
-            with self._writing():
-                self._flush()
+            self._flush()
 
     def finish(self) -> None:
         """Write what is left, and check what stands in the file."""
-        with self._writing():
-            self._flush()
-            self._check(self._gathered, "gpkg")
-            if self._format == "gpkg":
-                embed_style(self._gathered, LAYER, self._style)
-            elif self._format == "parquet":
-                _make_parquet(self._gathered, self._made)
-            else:
-                _make_with_gdal(self._gathered, self._made, self._format)
-            self._check(self._made, self._format)
-            os.replace(self._made, self._path)
+        self._flush()
+        check_layer(self._gathered, LAYER, self._rows, self._rows)
+        if self._format == "gpkg":
+            embed_style(self._gathered, LAYER, self._style)
+        else:
+            with writing_layer(self._path.name):
+                self._copy()
+        os.replace(self._made, self._path)
 
     def _flush(self) -> None:
         if self._waiting:
             table = pd.concat([part for part in self._waiting if len(part)] or self._waiting[:1], ignore_index=True)
-            # GDAL before 3.9 warns of version 1.4.
-            options: dict[str, Any] = {"append": True} if self._begun else {"dataset_options": {"VERSION": "1.3"}}
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # a picture has none
-                pyogrio.write_dataframe(
-                    table, self._gathered, layer=LAYER, driver="GPKG", geometry_type=self._kind, **options
-                )
+            append_layer(self._gathered, LAYER, table, self._kind, begun=self._begun)
             self._waiting, self._begun = [], True
 
-    def _check(self, path: Path, format: Format) -> None:
-        found = _count(path, format)
+    def _copy(self) -> None:
+        """Make the file of another format, and count what stands in it."""
+        if self._format == "parquet":
+            _make_parquet(self._gathered, self._made)
+        else:
+            _make_with_gdal(self._gathered, self._made, self._format)
+        found = _count(self._made, self._format)
         if found != self._rows:
             raise DiskError(f"{self._path.name}: {found} of {self._rows} polygons can be read back; is the disk full?")
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error) as error:
-            raise DiskError(f"{self._path.name}: could not be written ({error}); is the disk full?") from error
 
 
 def _make_with_gdal(gathered: Path, target: Path, format: Format) -> None:
@@ -256,8 +240,4 @@ def _count(path: Path, format: Format) -> int:
         from pyarrow.parquet import read_metadata  # an extra
 
         return int(read_metadata(path).num_rows)
-    if format == "gpkg":  # GDAL is silent when the disk fills while it writes the spatial index (GDAL 3.12)
-        with closing(sqlite3.connect(path)) as database:
-            found = f"SELECT count(*) FROM {LAYER} JOIN rtree_{LAYER}_geom AS indexed ON {LAYER}.fid = indexed.id"
-            return int(database.execute(found).fetchone()[0])
     return int(pyogrio.read_info(path, layer=LAYER, force_feature_count=True)["features"])

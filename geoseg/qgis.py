@@ -1,4 +1,4 @@
-"""A QGIS project, and styles inside GeoPackages, so that every output opens as a finished map.
+"""A QGIS project, so that every output opens as a finished map.
 
 The forms written here are the shortest that QGIS reads; each was loaded and looked at in QGIS 3.22.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import zipfile
 import zlib
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from xml.etree import ElementTree
@@ -20,12 +18,6 @@ from rasterio.crs import CRS
 
 from geoseg.errors import DiskError
 from geoseg.styles import QGIS_VERSION, add_element, xml_text
-
-_STYLE_TABLE = """
-CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),
- f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
- styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
- update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"""
 
 
 @dataclass(frozen=True)
@@ -47,34 +39,6 @@ class ProjectLayer:
     visible: bool = True
     table: str | None = None
     crs: CRS | None = None
-
-
-def embed_style(gpkg: Path, layer: str, qml: str) -> None:
-    """Make `qml` the default style of a layer of a GeoPackage, in the table that QGIS itself keeps styles in.
-
-    Raises:
-        DiskError: the layer is not in the file.
-    """
-    with closing(sqlite3.connect(gpkg)) as database, database:
-        found = database.execute(
-            "SELECT column_name, last_change FROM gpkg_geometry_columns JOIN gpkg_contents USING (table_name)"
-            " WHERE table_name = ?", (layer,),
-        ).fetchone()  # fmt: skip
-        if found is None:
-            raise DiskError(f"{gpkg.name}: no layer '{layer}' in it; write the layer before its style")
-        geometry_column, last_change = found
-        database.execute(_STYLE_TABLE)
-        database.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
-        database.execute(
-            "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier, description, last_change, srs_id)"
-            " VALUES ('layer_styles', 'attributes', 'layer_styles', 'QGIS styles', ?, 0)", (last_change,),
-        )  # fmt: skip
-        # Catalog and schema must be empty texts: with NULL, QGIS does not find the style.
-        database.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
-            " styleQML, styleSLD, useAsDefault, description, owner, update_time)"
-            " VALUES ('', '', ?, ?, ?, ?, '', 1, 'geoseg', '', ?)", (layer, geometry_column, layer, qml, last_change),
-        )  # fmt: skip
 
 
 def relative_source(path: Path, folder: Path) -> str:

@@ -9,14 +9,15 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyogrio
 
 from geoseg.class_map import ClassMap, MapClasses
-from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError
+from geoseg.errors import DataWarning, GeoreferenceError, GeosegError, LabelError, LegendError
+from geoseg.geopackage import write_layer
+from geoseg.labels import is_vector
 from geoseg.legend import Legend
 from geoseg.point_style import point_style
 from geoseg.progress import Progress
-from geoseg.qgis import embed_style
+from geoseg.vector import open_layer
 
 LAYER, REFERENCE = "points", "reference"
 """The layer of a points file, and its column for what people see."""
@@ -81,25 +82,15 @@ def write_points(table: gpd.GeoDataFrame, legend: Legend, pixel_size: float, pat
         pixel_size: side of a pixel in units of the CRS, which the points are drawn as large as.
         path: a staged .gpkg.
     """
-    pyogrio.write_dataframe(
-        table, path, layer=LAYER, driver="GPKG", geometry_type="Point", dataset_options={"VERSION": "1.3"}
-    )
-    embed_style(path, LAYER, point_style(legend, pixel_size))
+    write_layer(path, LAYER, table, "Point", style=point_style(legend, pixel_size))
 
 
 def holds_points(path: Path) -> bool:
     """Whether a vector file holds points, and not polygons."""
-    if path.suffix.lower() == ".parquet" or not path.exists():
-        return False
     try:
-        kind = pyogrio.read_info(path, layer=_first_layer(path))["geometry_type"] or ""
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
+        return is_vector(path) and "Point" in open_layer(path).geometry_type
+    except GeosegError:  # said where it is read
         return False
-    return "Point" in kind
-
-
-def _first_layer(path: Path) -> str:
-    return next(name for name, kind in [*pyogrio.list_layers(path), ("", "")] if kind is not None)
 
 
 @dataclass(frozen=True)
@@ -128,12 +119,7 @@ def read_points(path: Path, legend: Legend, class_field: str | None = None) -> R
         GeoreferenceError: it has no CRS.
     """
     field = class_field or REFERENCE
-    try:
-        table = pyogrio.read_dataframe(path, layer=_first_layer(path))
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise LabelError(
-            f"{path}: no points could be read ({' '.join(str(error).split())}); a GeoPackage is needed"
-        ) from None
+    table = open_layer(path).read()
     if table.crs is None:
         raise GeoreferenceError(f"{path}: no CRS, so nobody knows where its points lie; set it with: ogr2ogr -a_srs")
     if field not in table.columns:

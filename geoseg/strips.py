@@ -20,9 +20,9 @@ import rasterio.shutil
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from geoseg.errors import DiskError, InputError, OutputExistsError
+from geoseg.errors import DiskError, InputError, OutputBusyError, OutputExistsError
 from geoseg.files import publish, read_json, write_json
-from geoseg.geotiff import BLOCK, TiledWriter, verify, write_cog
+from geoseg.geotiff import BLOCK, TiledWriter, verify, write_cog, writing_raster
 from geoseg.raster import georeference_optional
 from geoseg.scenes import Scene
 
@@ -106,8 +106,12 @@ class Strips:
             if not overwrite:
                 raise OutputExistsError(f"{kept}; go on with --resume, or start anew with --overwrite")
         self.remove()
-        self.folder.mkdir(parents=True)
-        write_json(self.folder / _PLAN, {"format": _FORMAT, "plan": plan})
+        try:
+            self.folder.mkdir(parents=True)
+            write_json(self.folder / _PLAN, {"format": _FORMAT, "plan": plan})
+        except BaseException:
+            self.remove()
+            raise
 
     def _drop_unfinished(self) -> None:
         """Take away what a run that was killed was writing."""
@@ -163,7 +167,7 @@ class Strips:
         whole = self.folder / f"{layer.kind}.tif"
         _create(whole, self._scene, layer, self._scene.height, 0).close()
         mosaic = whole.with_suffix(".vrt")
-        with georeference_optional():
+        with writing_raster(mosaic), georeference_optional():
             rasterio.shutil.copy(whole, mosaic, driver="VRT")
         finished = self.finished()
         _name_sources(mosaic, layer, self._scene.width, finished)
@@ -211,7 +215,7 @@ class Strip:
         try:
             with publish(self._folder / f"strip_{self.number:06}.json") as path:
                 write_json(path, document)
-        except OutputExistsError:
+        except (OutputBusyError, OutputExistsError):
             for name in self._files.values():
                 with suppress(FileNotFoundError):
                     (self._folder / name).unlink()

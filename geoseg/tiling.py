@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -20,6 +19,7 @@ from geoseg.chips import FOOTPRINTS, INDEX, Chip, ChipFolder, open_chips
 from geoseg.choices import Other, Scaling, SplitBy, Unlabelled
 from geoseg.errors import Faults, GeosegError, RasterError
 from geoseg.files import refuse_existing, refuse_inputs, stage, write_json
+from geoseg.geopackage import write_layer
 from geoseg.geotiff import write_geotiff
 from geoseg.legend import IGNORE
 from geoseg.pairs import PairReader, TileOptions
@@ -242,7 +242,4 @@ def _write_footprints(plan: Plan, path: Path) -> None:
             rows.append({"chip": chip.name, "split": chip.split, "scene": chip.scene, "row": chip.row, "col": chip.col,
                          "block": chip.block, "valid_pct": 100 * chip.valid,
                          **dict(zip(columns, shares.tolist(), strict=True))})  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
-        frame = gpd.GeoDataFrame(rows, geometry=outlines, crs=crs)
-        frame.to_file(path, layer="chips", driver="GPKG", VERSION="1.3")
+    write_layer(path, "chips", gpd.GeoDataFrame(rows, geometry=outlines, crs=crs), "Polygon")

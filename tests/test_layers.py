@@ -85,7 +85,7 @@ def test_the_ground_floor_needs_little(module):
 @pytest.mark.parametrize("module", [module for module, floor in FLOORS.items() if floor == 1])
 def test_the_first_floor_knows_no_network(module):
     roots = {name.split(".")[0] for name in foreign(module)}
-    assert roots <= {"numpy", "affine", "rasterio", "pyogrio", "pyproj", "geopandas", "pandas", "shapely"}
+    assert roots <= {"numpy", "affine", "rasterio", "pyogrio", "pyproj", "geopandas", "pandas", "pyarrow", "shapely"}
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES.keys() - {"cli"}))

@@ -25,7 +25,7 @@ from rasterio.windows import Window
 from shapely.geometry import box
 
 import geoseg
-from geoseg import qgis, styles
+from geoseg import geopackage, qgis, styles
 from geoseg.errors import DiskError, RasterError
 from geoseg.geotiff import write_geotiff
 from geoseg.legend import Legend, LegendClass, make_legend
@@ -205,8 +205,8 @@ def query(gpkg: Path, sql: str) -> list[tuple]:
 
 def test_embedded_style_is_the_default_of_its_layer(tmp_path):
     gpkg = make_polygons(tmp_path / "polygons.gpkg", GEOMETRY_NAME="shape")
-    qgis.embed_style(gpkg, "polygons", "<first/>")
-    qgis.embed_style(gpkg, "polygons", styles.polygon_style(LEGEND))
+    geopackage.embed_style(gpkg, "polygons", "<first/>")
+    geopackage.embed_style(gpkg, "polygons", styles.polygon_style(LEGEND))
     rows = query(
         gpkg,
         "SELECT f_table_catalog, f_table_schema, f_table_name, f_geometry_column, useAsDefault, styleQML,"
@@ -221,7 +221,7 @@ def test_embedded_style_is_the_default_of_its_layer(tmp_path):
 def test_style_for_a_layer_that_is_not_there(tmp_path):
     gpkg = make_polygons(tmp_path / "polygons.gpkg")
     with pytest.raises(DiskError, match=r"polygons\.gpkg: no layer 'fields'"):
-        qgis.embed_style(gpkg, "fields", "<qgis/>")
+        geopackage.embed_style(gpkg, "fields", "<qgis/>")
     assert query(gpkg, "SELECT count(*) FROM sqlite_master WHERE name = 'layer_styles'") == [(0,)]
 
 
@@ -412,7 +412,7 @@ def test_qgis_opens_everything_styled(tmp_path):
     write_map(folder / "confidence.tif", np.where(classes == 255, 255, 200).astype(np.uint8), scale=1 / 250)
     (folder / "confidence.qml").write_text(styles.confidence_style(), encoding="utf-8")
     crops = Legend(LEGEND.classes[1:])
-    qgis.embed_style(make_polygons(folder / "polygons.gpkg"), "polygons", styles.polygon_style(crops))
+    geopackage.embed_style(make_polygons(folder / "polygons.gpkg"), "polygons", styles.polygon_style(crops))
     layer = qgis.ProjectLayer
     layers = [
         layer("polygons", "polygons.gpkg", styles.polygon_style(crops), table="polygons", visible=False),

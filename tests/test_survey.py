@@ -410,7 +410,7 @@ def test_faults_of_options_labels_and_classes_come_together_and_after_those_befo
         plan(scenes, tmp_path / "l", faults=faults, classes="x", split="1", aoi=tmp_path / "aoi.gpkg", chip_size=0)
     lines = one_line_each(caught.value)
     expected = ("earlier.tif", "--split", "--chip-size", "--classes 'x'", "aoi.gpkg: not found", "f.tif: no labels",
-                "c.tif: a GeoTIFF", "d.gpkg: no polygons", "a.tif: does not overlap", "b.gpkg: does not overlap",
+                "c.tif: a GeoTIFF", "d.gpkg: no features", "a.tif: does not overlap", "b.gpkg: does not overlap",
                 "e.png: no CRS")  # fmt: skip
     assert len(lines) == len(expected)
     for part, line in zip(expected, lines, strict=True):
