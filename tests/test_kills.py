@@ -1,0 +1,83 @@
+"""A command that is stopped at any moment, however, and then run again, comes to what an undisturbed run comes to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from farm import COMMANDS, begin, contents, outcome, plough
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+KILLS = int(os.environ.get("GEOSEG_KILLS", 40))
+"""Of each command in the slow test."""
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory) -> Path:
+    return plough(tmp_path_factory.mktemp("farm"))
+
+
+def stop_and_try_again(farm: Path, name: str, tmp_path: Path, kills: int, rng: np.random.Generator) -> int:
+    """Stop a command at so many moments; how often it was still at work."""
+    inputs = {folder: contents(farm / folder) for folder in ("chips", "model", "map")}
+    started = time.monotonic()
+    assert outcome(farm, name, tmp_path / "whole", {}) == ("", "")
+    seconds = time.monotonic() - started
+    expected = contents(tmp_path / "whole")
+    stopped = 0
+    for number in range(kills):
+        out = tmp_path / f"{number}"
+        process, _ = begin(farm, name, out, {})
+        time.sleep(rng.uniform(0, seconds))
+        kind = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        stopped += process.is_alive()
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, kind)
+        process.join(60)
+        assert process.exitcode is not None, f"{name}: not stopped by {kind}"
+        seen = {
+            entry: digest for entry, digest in contents(out).items() if entry[0] != "." and "checkpoints" not in entry
+        }
+        assert seen.items() <= expected.items(), f"{name}, stopped by {kind}: looks like a result"
+        found = outcome(farm, name, out, COMMANDS[name].again)
+        assert found == ("", ""), f"{name}, stopped by {kind}: {found}"
+        assert contents(out) == expected, f"{name}, stopped by {kind}"
+        shutil.rmtree(out)
+    assert {folder: contents(farm / folder) for folder in inputs} == inputs
+    return stopped
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_few_moments(farm, tmp_path, rng, name):
+    stop_and_try_again(farm, name, tmp_path, 4, rng)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_many_moments(farm, tmp_path, name):
+    stopped = stop_and_try_again(farm, name, tmp_path, KILLS, np.random.default_rng())
+    print(f"{name}: stopped at {KILLS} moments, in {stopped} of them at work")
+    assert stopped > KILLS / 3
+
+
+def test_two_runs_at_once(farm, tmp_path):
+    """The second into one folder is refused, whatever the first does in the end."""
+    for name in COMMANDS:
+        out = tmp_path / name
+        process, ears = begin(farm, name, out, {})
+        while process.is_alive() and not any(out.glob(".*lock")):
+            time.sleep(0.0005)
+        time.sleep(0.005)  # the lock is there a moment before it is held
+        os.kill(process.pid, signal.SIGSTOP)
+        kind, text = outcome(farm, name, out, COMMANDS[name].again)
+        os.kill(process.pid, signal.SIGCONT)
+        assert ears.recv() == ("", "")
+        process.join()
+        assert kind == "OutputBusyError", f"{name}: {kind} {text}"
