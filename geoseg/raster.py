@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio.dtypes import dtype_ranges
 from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -28,6 +30,10 @@ _DRIVERS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JP2OpenJPEG"), (b"\xff\x4f\xff\x51", "JP2OpenJPEG"),
 )  # fmt: skip
+# GDAL opens masks and overviews beside a raster with any driver, and so a VRT in their place (GDAL 3.10).
+_SIDECARS = (".msk", ".MSK", ".ovr", ".OVR")
+_LARGEST_BLOCK = 2**30
+"""Bytes; a block is read as a whole, and a file of 200 bytes can say that its one block has 10 GB."""
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".j2k", ".png", ".jpg", ".jpeg"})
 
 
@@ -54,6 +60,8 @@ def driver_of(path: Path, *, vrt: bool = False) -> str:
         MissingFileError: there is no such file.
         RasterError: it is not a GeoTIFF, JPEG 2000, PNG or JPEG.
     """
+    if path.exists() and not path.is_file():  # to read from a pipe is to wait for ever
+        raise RasterError(f"{path}: cannot be read (no regular file); give the path of a raster")
     try:
         with open(path, "rb") as file:
             start = file.read(16)
@@ -89,13 +97,46 @@ def open_raster(source: Path | RemoteFile, access: Access = LOCAL) -> Iterator[D
         name, driver = source.url, "GTiff"
     else:
         name, driver = source.resolve(), driver_of(source, vrt=access.vrt)
+        _refuse_strange_sidecars(source)
         if driver == "VRT":
             _refuse_strange_sources(source, access)
     with reading(source):
         with georeference_optional(), network(source, access):
             dataset = rasterio.open(name, driver=driver)
         with dataset:
+            _refuse_lies(source, dataset)
             yield dataset
+
+
+def _refuse_strange_sidecars(path: Path) -> None:
+    for ending in _SIDECARS:
+        beside = path.with_name(path.name + ending)
+        if beside.exists():
+            try:
+                driver_of(beside)
+            except RasterError:
+                raise RasterError(
+                    f"{path}: beside it stands {beside.name}, which is no raster and may point anywhere; take that away"
+                ) from None
+
+
+def _refuse_lies(source: Path | RemoteFile, dataset: DatasetReader) -> None:
+    """Raise `RasterError` where a header promises blocks that memory does not hold, or more of them than the file can list."""
+    rows, cols = dataset.block_shapes[0]
+    pixel = max(np.dtype(dtype).itemsize if dtype in dtype_ranges else 16 for dtype in dataset.dtypes)  # 16: complex
+    if dataset.interleaving == Interleaving.pixel:
+        pixel *= dataset.count
+    if rows * cols * pixel > _LARGEST_BLOCK:
+        raise RasterError(
+            f"{source}: blocks of {rows} x {cols} pixels found, of which each takes {rows * cols * pixel / 2**30:.1f} GiB of "
+            f"memory; make smaller ones with: gdal_translate -co TILED=YES IN OUT.tif"
+        )
+    blocks = math.ceil(dataset.height / rows) * math.ceil(dataset.width / cols)
+    if dataset.driver == "GTiff" and isinstance(source, Path) and blocks > source.stat().st_size:
+        raise RasterError(
+            f"{source}: {dataset.height:,} x {dataset.width:,} pixels in {blocks:,} blocks found, more than a file of "
+            f"{source.stat().st_size:,} bytes can hold; fetch or make the file again"
+        )
 
 
 def _refuse_strange_sources(vrt: Path, access: Access) -> None:
@@ -109,6 +150,8 @@ def _refuse_strange_sources(vrt: Path, access: Access) -> None:
         path = waiting.pop()
         if driver_of(path, vrt=True) == "VRT":
             named = set(files_of_vrt(path, access)) - seen
+            for file in named:
+                _refuse_strange_sidecars(file)
             seen |= named
             waiting += named
 

@@ -6,7 +6,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -27,6 +27,9 @@ _TRANSFER = {
 }  # fmt: skip
 # Not for the sources of a VRT, some of which may be local and have a .msk file, which this hides.
 _WITHOUT_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+
+# A mask beside a raster is then looked for under its own name alone, not under names that differ in their case.
+_BY_NAME = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 # No file is called so. The other option, CPL_VSIL_CURL_ALLOWED_EXTENSIONS={noext}, lets names without a suffix through.
 _WALL = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}
@@ -111,15 +114,15 @@ def refuse_remote(source: RemoteFile, access: Access) -> None:
 def network(source: Path | RemoteFile, access: Access) -> AbstractContextManager[Any]:
     """GDAL's settings while a source is opened or read, on the thread that does so.
 
-    For addresses these are the ones that need few requests, each unless the user's environment sets it. A VRT that may
-    not reach the network is walled in, whatever it names.
+    For addresses these are the ones that need few requests, each unless the user's environment sets it. What may not reach
+    the network is walled in, whatever it names.
     """
     if isinstance(source, RemoteFile):
         wanted = _TRANSFER | _WITHOUT_SIDECARS
     elif access.vrt and access.remote:
-        wanted = _TRANSFER
+        wanted = _TRANSFER | _BY_NAME
     else:
-        return rasterio.Env(**_WALL) if access.vrt else nullcontext()
+        return rasterio.Env(**_WALL, **_BY_NAME)
     already = {*os.environ, *(getenv() if hasenv() else ())}
     return rasterio.Env(**{name: value for name, value in wanted.items() if name not in already})
 

@@ -37,6 +37,22 @@ def write_polygons(
     return path
 
 
+def write_vrt(
+    path: Path, *sources: str, bands: str = "<VRTRasterBand dataType='Byte' band='1'>{}</VRTRasterBand>"
+) -> Path:
+    """A VRT of 64 x 64 pixels whose one band holds these elements."""
+    path.write_text(f"<VRTDataset rasterXSize='64' rasterYSize='64'>{bands.format(''.join(sources))}</VRTDataset>")
+    return path
+
+
+def source_of(name: object, tag: str = "SourceFilename", relative: int = 0) -> str:
+    """A source as gdalbuildvrt writes it."""
+    return (
+        f"<SimpleSource><{tag} relativeToVRT='{relative}'>{name}</{tag}><SourceBand>1</SourceBand>"
+        "<SrcRect xOff='0' yOff='0' xSize='64' ySize='64'/><DstRect xOff='0' yOff='0' xSize='64' ySize='64'/></SimpleSource>"
+    )
+
+
 def moved(transform: Affine, rows: float, cols: float) -> Affine:
     """A transform moved by pixels down and right."""
     return transform @ Affine.translation(cols, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
+from scenery import one_line_each, source_of, write_vrt
 
 from geoseg.errors import MissingFileError, RasterError
 from geoseg.raster import bounded_cache, driver_of, open_raster, refuse_truncated
+from geoseg.scenes import describe_scene
 
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_500_000)
 UTM = CRS.from_epsg(32614)
@@ -162,3 +166,51 @@ def test_the_block_cache_is_small_unless_the_environment_says_otherwise(monkeypa
     monkeypatch.setenv("GDAL_CACHEMAX", "256")
     with bounded_cache(64):
         assert "GDAL_CACHEMAX" not in rasterio.env.getenv()
+
+
+# Headers that lie
+
+
+def write_header(path: Path, height: int, width: int, *, tile: int | None = None, strip: int = 1) -> Path:
+    """A TIFF of some 200 bytes that says what it likes of its size, in tiles or in strips of so many rows."""
+    blocks = [(322, tile), (323, tile), (324, 0), (325, 0)] if tile else [(273, 0), (278, strip), (279, 0)]
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (277, 1), (284, 1), *blocks]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags))
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(64))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({"height": 100_000, "width": 100_000, "tile": 99_984}, r"a\.tif: blocks of 99984 x 99984 pixels found, .* 9\.3 GiB"),
+        ({"height": 2**31 - 1, "width": 1_000}, r"a\.tif: 2,147,483,647 x 1,000 pixels in 2,147,483,647 blocks found"),
+        ({"height": 2**31 - 1, "width": 2**31 - 1}, r"a\.tif: blocks of 1 x 2147483647 pixels found"),
+    ],
+)  # fmt: skip
+def test_a_header_that_lies_is_refused_before_anything_is_read(tmp_path, lie, said):
+    path = write_header(tmp_path / "a.tif", **lie)
+    with pytest.raises(RasterError, match=said) as caught:
+        describe_scene(path)
+    one_line_each(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".msk", ".ovr", ".MSK"])
+def test_what_stands_beside_a_raster_may_not_point_elsewhere(write_scene, tmp_path, ending):
+    write_scene("secret.tif", np.zeros((64, 64), np.uint8))
+    path = write_scene("a.tif", np.ones((64, 64), np.uint8))
+    bands = "<Metadata><MDI key='INTERNAL_MASK_FLAGS_1'>2</MDI></Metadata><VRTRasterBand dataType='Byte' band='1'>{}</VRTRasterBand>"
+    write_vrt(path.with_name(f"a.tif{ending}"), source_of(tmp_path / "secret.tif"), bands=bands)
+    with pytest.raises(RasterError, match=rf"a\.tif: beside it stands a\.tif{ending}, which is no raster"):
+        describe_scene(path)
+    # GDAL would find this one too, if it looked at a list of what stands there.
+    path.with_name(f"a.tif{ending}").rename(tmp_path / f"A.TIF{ending}")
+    with describe_scene(path).open() as reader:
+        assert reader.read(Window(0, 0, 64, 64), [1])[1].all()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    with pytest.raises(RasterError, match=r"a\.tif: cannot be read \(no regular file\)"):
+        describe_scene(tmp_path / "a.tif")

@@ -16,7 +16,7 @@ import rasterio.shutil
 from rasterio.env import hasenv
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
-from scenery import one_line_each
+from scenery import one_line_each, source_of, write_vrt
 
 from geoseg import raster
 from geoseg.errors import MissingFileError, RasterError
@@ -74,22 +74,6 @@ def same(scene: Scene, other: Scene) -> bool:
     window = Window(-20, 90, 400, 300)
     (pixels, valid), (expected, expected_valid) = read(scene, window), read(other, window)
     return np.array_equal(pixels, expected) and np.array_equal(valid, expected_valid) and 0 < valid.mean() < 1
-
-
-def write_vrt(
-    path: Path, *sources: str, bands: str = "<VRTRasterBand dataType='Byte' band='1'>{}</VRTRasterBand>"
-) -> Path:
-    """A VRT of 64 x 64 pixels whose one band holds these elements."""
-    path.write_text(f"<VRTDataset rasterXSize='64' rasterYSize='64'>{bands.format(''.join(sources))}</VRTDataset>")
-    return path
-
-
-def simple(name: object, tag: str = "SourceFilename", relative: int = 0) -> str:
-    """A source as gdalbuildvrt writes it."""
-    return (
-        f"<SimpleSource><{tag} relativeToVRT='{relative}'>{name}</{tag}><SourceBand>1</SourceBand>"
-        "<SrcRect xOff='0' yOff='0' xSize='64' ySize='64'/><DstRect xOff='0' yOff='0' xSize='64' ySize='64'/></SimpleSource>"
-    )
 
 
 # --- addresses
@@ -194,7 +178,7 @@ def test_what_cannot_be_read_is_said_in_one_line(server, monkeypatch):
 
 
 def test_a_remote_vrt_is_no_geotiff(server, write_scene):
-    write_vrt(server.folder / "remote.vrt", simple(write_scene("a.tif", np.ones((64, 64), np.uint8))))
+    write_vrt(server.folder / "remote.vrt", source_of(write_scene("a.tif", np.ones((64, 64), np.uint8))))
     with pytest.raises(RasterError, match="must be that of a GeoTIFF"):
         find_scenes([f"{server.url}/remote.vrt"], access=BOTH)
 
@@ -206,8 +190,9 @@ def test_what_the_user_sets_is_left_alone(monkeypatch):
         assert options["GDAL_HTTP_MAX_RETRY"] == "1"
         assert options["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
         assert "GDAL_HTTP_TIMEOUT" not in options
-    with network(Path("a.tif"), REMOTE):
-        assert not hasenv()
+    with network(Path("a.tif"), REMOTE):  # a local file has no business on the network
+        assert rasterio.env.getenv()["CPL_VSIL_CURL_ALLOWED_FILENAME"] == "none"
+    assert not hasenv()
 
 
 # --- VRTs
@@ -228,14 +213,14 @@ def test_a_vrt_is_read_where_it_is_allowed(write_scene, rng, tmp_path):
 
 def test_a_vrt_may_name_vrts_beside_it(write_scene, tmp_path, monkeypatch):
     write_scene("d/a.tif", np.full((64, 64), 7, np.uint8))
-    write_vrt(tmp_path / "d" / "inner.vrt", simple("a.tif", relative=1))
-    outer = write_vrt(tmp_path / "outer.vrt", simple("d/inner.vrt", relative=1))
+    write_vrt(tmp_path / "d" / "inner.vrt", source_of("a.tif", relative=1))
+    outer = write_vrt(tmp_path / "outer.vrt", source_of("d/inner.vrt", relative=1))
     assert (read(describe_scene(outer, VRT), Window(0, 0, 64, 64))[0] == 7).all()
     monkeypatch.chdir(tmp_path)
     link = Path("link.vrt")
     link.symlink_to(outer)
     assert (read(describe_scene(link, VRT), Window(0, 0, 64, 64))[0] == 7).all()
-    write_vrt(tmp_path / "d" / "inner.vrt", simple("../outer.vrt", relative=1))  # GDAL refuses circles
+    write_vrt(tmp_path / "d" / "inner.vrt", source_of("../outer.vrt", relative=1))  # GDAL refuses circles
     with pytest.raises(RasterError):
         read(describe_scene(outer, VRT), Window(0, 0, 64, 64))
 
@@ -243,18 +228,18 @@ def test_a_vrt_may_name_vrts_beside_it(write_scene, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source",
     [
-        simple("/vsicurl/{url}/noext"), simple("{url}/noext.tif"), simple("/vsis3/bucket/noext"),
-        simple("{url}/noext", tag="sourceFILENAME"), "<SimpleSource SourceFilename='/vsicurl/{url}/noext'/>",
-        simple("<![CDATA[/vsicurl/{url}/noext]]>"), simple("&#47;vsicurl/{url}/noext"), simple("  {url}/noext "),
-        simple("/vsicurl_streaming/{url}/noext"), simple("WMS:{url}/noext"), simple("/vsizip//vsicurl/{url}/a.zip"),
-        simple("GTIFF_DIR:1:/vsicurl/{url}/noext"), simple("vrt:///vsicurl/{url}/noext"),
-        simple("&lt;GDAL_WMS&gt;&lt;Service name='TMS'&gt;&lt;ServerUrl&gt;{url}&lt;/ServerUrl&gt;&lt;/Service&gt;&lt;/GDAL_WMS&gt;"),
+        source_of("/vsicurl/{url}/noext"), source_of("{url}/noext.tif"), source_of("/vsis3/bucket/noext"),
+        source_of("{url}/noext", tag="sourceFILENAME"), "<SimpleSource SourceFilename='/vsicurl/{url}/noext'/>",
+        source_of("<![CDATA[/vsicurl/{url}/noext]]>"), source_of("&#47;vsicurl/{url}/noext"), source_of("  {url}/noext "),
+        source_of("/vsicurl_streaming/{url}/noext"), source_of("WMS:{url}/noext"), source_of("/vsizip//vsicurl/{url}/a.zip"),
+        source_of("GTIFF_DIR:1:/vsicurl/{url}/noext"), source_of("vrt:///vsicurl/{url}/noext"),
+        source_of("&lt;GDAL_WMS&gt;&lt;Service name='TMS'&gt;&lt;ServerUrl&gt;{url}&lt;/ServerUrl&gt;&lt;/Service&gt;&lt;/GDAL_WMS&gt;"),
         "<Metadata domain='GEOLOCATION'><MDI key='X_DATASET'>/vsicurl/{url}/noext</MDI></Metadata>",
     ],
 )  # fmt: skip
 def test_a_vrt_that_reaches_for_the_network_makes_no_request(server, write_scene, tmp_path, source):
     inner = write_vrt(tmp_path / "inner.vrt", source.replace("{url}", server.url))
-    outer = write_vrt(tmp_path / "scene.tif", simple(inner))
+    outer = write_vrt(tmp_path / "scene.tif", source_of(inner))
     for path in (inner, outer):
         with pytest.raises(RasterError, match=r"inner\.vrt: names .*(--allow-remote|not a local file)") as caught:
             read(describe_scene(path, VRT), Window(0, 0, 64, 64))
@@ -268,7 +253,7 @@ def test_a_second_wall_stands_behind_the_first(server, web_scene, monkeypatch, t
     monkeypatch.setenv("CPL_VSIL_CURL_ALLOWED_EXTENSIONS", ".tif")
     name = f"wall{threaded}"  # no suffix: GDAL's documented {noext} would let it through
     (server.folder / name).write_bytes((server.folder / web_scene[0]).read_bytes())
-    path = write_vrt(tmp_path / "a.vrt", *(simple(f"/vsicurl/{server.url}/{name}?{number}") for number in range(3)))
+    path = write_vrt(tmp_path / "a.vrt", *(source_of(f"/vsicurl/{server.url}/{name}?{number}") for number in range(3)))
     outcome = []
 
     def attempt() -> None:
@@ -286,7 +271,7 @@ def test_a_second_wall_stands_behind_the_first(server, web_scene, monkeypatch, t
 
 def test_a_vrt_of_addresses_is_read_where_both_are_allowed(server, web_scene, tmp_path):
     name, plain = web_scene
-    path = write_vrt(tmp_path / "a.vrt", simple(f"/vsicurl/{server.url}/{name}"))
+    path = write_vrt(tmp_path / "a.vrt", source_of(f"/vsicurl/{server.url}/{name}"))
     found, _ = read(describe_scene(path, BOTH), Window(0, 0, 64, 64))
     assert server.requests
     assert np.array_equal(found[0], read(describe_scene(plain), Window(0, 0, 64, 64))[0][0])
@@ -306,7 +291,7 @@ def test_a_vrt_of_addresses_is_read_where_both_are_allowed(server, web_scene, tm
     ],
 )
 def test_a_vrt_of_another_kind_is_refused(write_scene, tmp_path, bands, match):
-    path = write_vrt(tmp_path / "a.vrt", simple(write_scene("a.tif", np.ones((64, 64), np.uint8))), bands=bands)
+    path = write_vrt(tmp_path / "a.vrt", source_of(write_scene("a.tif", np.ones((64, 64), np.uint8))), bands=bands)
     with pytest.raises(RasterError, match=rf"a\.vrt: .*{match}"):
         describe_scene(path, VRT)
 
@@ -314,4 +299,4 @@ def test_a_vrt_of_another_kind_is_refused(write_scene, tmp_path, bands, match):
 def test_a_vrt_may_name_only_what_would_open_by_itself(tmp_path):
     (tmp_path / "x.mrf").write_text("<MRF_META><Raster><Size x='64' y='64'/></Raster></MRF_META>")
     with pytest.raises(RasterError, match=r"x\.mrf: a GeoTIFF, JPEG 2000, PNG or JPEG is needed"):
-        describe_scene(write_vrt(tmp_path / "a.vrt", simple(tmp_path / "x.mrf")), VRT)
+        describe_scene(write_vrt(tmp_path / "a.vrt", source_of(tmp_path / "x.mrf")), VRT)
