@@ -8,11 +8,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 import geoseg
 from geoseg.errors import FormatError, InputError, MissingFileError, ModelError
-from geoseg.files import read_json, sha256, write_json
+from geoseg.files import from_json, read_json, sha256, write_json
 from geoseg.legend import Legend
 from geoseg.models import Architecture, Segmenter
 from geoseg.reach import NEXT_TO_NOTHING
@@ -58,6 +58,10 @@ class Bundle:
     def __post_init__(self) -> None:
         if not isinstance(self.threshold, int | float) or not 0 < self.threshold < 1:
             raise FormatError(f"threshold {self.threshold!r} found, a number above 0 and below 1 is needed")
+        if self.architecture.in_channels != len(self.image.bands):
+            raise FormatError(
+                f"a network for {self.architecture.in_channels} bands found, and {len(self.image.bands)} bands"
+            )
         if self.architecture.classes != len(self.legend) and not self.one_channel:
             raise FormatError(
                 f"{self.architecture.classes} channels found for {len(self.legend)} classes; needed is one each, "
@@ -94,7 +98,7 @@ class Bundle:
                 f"  bands      {', '.join(self.image.names)} ({'/'.join(sorted(set(self.image.dtypes)))})",
                 f"  classes    {self.legend}",
                 *([f"  threshold  {self.threshold:g}"] if self.one_channel else []),
-                f"  epochs     best {self.training['best_epoch']} of {self.training['epochs_run']}",
+                f"  epochs     best {self.training.get('best_epoch', '?')} of {self.training.get('epochs_run', '?')}",
                 *(f"  val {name:<6} {value:.3f}" for name, value in self.metrics.items() if isinstance(value, float)),
                 f"  weights    {self.weights_sha256[:16]}",
             ]
@@ -113,7 +117,11 @@ class Bundle:
             raise ModelError(
                 f"{path}: not the weights that {CARD} speaks of (SHA-256 differs); copy the whole folder again"
             )
-        network = self.architecture.build()
+        try:
+            self._refuse_other_sizes(path)
+            network = self.architecture.build()
+        except ModelError as error:
+            raise ModelError(f"{self.path / CARD}: {error}") from error
         try:
             network.load_state_dict(safetensors.torch.load_file(path))
         except (SafetensorError, RuntimeError, OSError) as error:
@@ -121,6 +129,17 @@ class Bundle:
                 f"{path}: does not fit {CARD} ({str(error).splitlines()[0]}); train the model again"
             ) from None
         return network.eval()
+
+    def _refuse_other_sizes(self, weights: Path) -> None:
+        """Hold card and weights against each other before a network is made: a card can ask for any amount of memory."""
+        try:
+            with safe_open(weights, "pt") as file:
+                found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            needed = self.architecture.weight_shapes()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{weights.name} is damaged ({error}); copy the whole folder again") from None
+        if needed is not None and found != needed:
+            raise ModelError(f"{weights.name} does not fit (weights of other sizes); train the model again")
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in model.json."""
@@ -163,6 +182,20 @@ def write_bundle(
     bundle.network()  # what cannot be loaded again must not take the place of what can
 
 
+@dataclass(frozen=True)
+class _Card:
+    """What stands in model.json."""
+
+    architecture: Architecture
+    image: ImageSpec
+    legend: list[dict[str, Any]]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    weights_sha256: str
+    threshold: float = 0.5
+    reach: dict[int, float] = field(default_factory=dict)
+
+
 def open_bundle(path: str | Path) -> Bundle:
     """Read a bundle's card; the weights are read by `Bundle.network`.
 
@@ -174,18 +207,10 @@ def open_bundle(path: str | Path) -> Bundle:
     path = path.parent if path.name == CARD else path
     document = read_json(path / CARD, newest=_FORMAT, what="a model made by geoseg train")
     try:
+        card = from_json(_Card, document)
         return Bundle(
-            path,
-            Architecture.from_dict(document["architecture"]),
-            ImageSpec.from_dict(document["image"]),
-            Legend.from_list(document["legend"]),
-            dict(document["training"]),
-            dict(document["metrics"]),
-            str(document["weights_sha256"]),
-            document.get("threshold", 0.5),
-            {int(margin): float(share) for margin, share in document.get("reach", {}).items()},
-        )
+            path, card.architecture, card.image, Legend.from_list(card.legend), card.training, card.metrics, card.weights_sha256,
+            card.threshold, card.reach,
+        )  # fmt: skip
     except InputError as error:
         raise FormatError(f"{path / CARD}: {error}; train the model again") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FormatError(f"{path / CARD}: {error} is missing or not as it should be; train the model again") from None

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 import geoseg
 from geoseg.errors import FormatError, InputError, RasterError
-from geoseg.files import read_json
+from geoseg.files import from_json, read_json
 from geoseg.legend import IGNORE, Legend
 from geoseg.raster import open_raster
 from geoseg.scenes import valid_pixels
@@ -149,19 +149,40 @@ def open_chips(path: str | Path) -> ChipFolder:
     path = Path(path)
     document = read_json(path / INDEX, newest=_FORMAT, what="a chip folder made by geoseg tile")
     try:
-        known = dict.fromkeys(Chip.__dataclass_fields__)
-        chips = tuple(
-            Chip(**{**{key: entry[key] for key in known}, "class_pixels": tuple(entry["class_pixels"])})
-            for entry in document["chips"]
-        )
+        index = from_json(_Index, document)
+        legend = Legend.from_list(index.legend)
+        for chip in index.chips:
+            _refuse_odd(chip, len(legend))
         facts = {key: document[key] for key in ("options", "split", "left_out", "outside")}
-        if not all(Path(chip.image).parts[:-1] == (chip.split, "images") and chip.split in SPLITS for chip in chips):
-            raise ValueError("a chip that lies outside the folder")
-        return ChipFolder(
-            path, ImageSpec.from_dict(document["image"]), Legend.from_list(document["legend"]), chips, facts
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{path / INDEX}: {error} is missing or not as it should be; make the chips again") from None
+        return ChipFolder(path, index.image, legend, index.chips, facts)
+    except InputError as error:
+        raise FormatError(f"{path / INDEX}: {error}; make the chips again") from None
+
+
+@dataclass(frozen=True)
+class _SplitFacts:
+    by: str
+    shared_ground: float
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What stands in chips.json."""
+
+    image: ImageSpec
+    legend: list[dict[str, Any]]
+    chips: tuple[Chip, ...]
+    options: dict[str, Any]
+    split: _SplitFacts
+    left_out: dict[str, int]
+    outside: float | None
+
+
+def _refuse_odd(chip: Chip, classes: int) -> None:
+    if Path(chip.image).parts[:-1] != (chip.split, "images") or chip.split not in SPLITS or "\0" in chip.scene:
+        raise FormatError(f"a chip of '{chip.scene}' in '{chip.split}' found, which lies outside the folder")
+    if len(chip.class_pixels) != classes or not all(0 <= count < 2**40 for count in chip.class_pixels):
+        raise FormatError(f"{chip.name}: pixels of {len(chip.class_pixels)} classes found, and {classes} classes")
 
 
 def read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from geoseg.errors import DiskError, FormatError, InputError, MissingFileError, OutputBusyError, OutputExistsError
@@ -254,7 +256,9 @@ def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:
         FormatError: it is damaged, or its `format` is newer.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite_float
+        )
     except FileNotFoundError:
         raise MissingFileError(f"{path}: not found; {what} is needed") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
@@ -269,6 +273,33 @@ def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:
             f"install geoseg {written_by} or newer"
         )
     return document
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} found, which is no number in JSON")
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} found, which is too large for a number")
+    return number
+
+
+def from_json(kind: Any, entries: Any) -> Any:
+    """An object from JSON, by the annotations of its class; keys that these do not name are left alone.
+
+    Args:
+        kind: a dataclass, or a type such as `tuple[Chip, ...]`.
+        entries: as `read_json` gives them.
+
+    Raises:
+        FormatError: a key is missing, or its value is none of its type; the text says where.
+    """
+    try:
+        return msgspec.convert(entries, kind, str_keys=True)
+    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
+        raise FormatError(" ".join(str(error).split())) from None
 
 
 def sha256(path: Path) -> str:

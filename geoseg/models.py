@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
@@ -138,15 +138,19 @@ class Architecture:
         """Plain values, for JSON."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        """Read what `to_dict` wrote; keys of later versions are left alone.
+    def weight_shapes(self) -> dict[str, tuple[int, ...]] | None:
+        """The shape of every weight, for which no memory is taken; None where the encoder's name says how large it is.
 
         Raises:
-            ModelError: a value that no network can be built from.
+            ModelError: no network has such sizes.
         """
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        if self.arch != "unet":
+            return None
+        try:
+            with torch.device("meta"):
+                return {name: tuple(weight.shape) for name, weight in _build_unet(self, None).state_dict().items()}
+        except (RuntimeError, TypeError, ValueError, OverflowError):
+            raise ModelError(f"a unet of width {self.width} found, which cannot be built") from None
 
     def build(self, encoder_weights: str | Path | None = None) -> Segmenter:
         """Build the network, in training mode, with random or given weights; see `create_model`."""

@@ -15,7 +15,7 @@ from geoseg.augment import parse_augment
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.chips import ChipFolder
 from geoseg.errors import DataWarning, FormatError, MismatchError, ModelError
-from geoseg.files import read_json
+from geoseg.files import from_json, read_json
 from geoseg.losses import create_loss, output_channels, parse_class_weights
 from geoseg.models import Architecture, Segmenter
 from geoseg.optimisation import create_optimizer, parse_schedule
@@ -89,6 +89,17 @@ def make_plan(recipe: str, options: dict[str, Any], init: str | Path | None, see
     return TrainingPlan(recipe, chosen, None if init is None else str(Path(init).resolve()), seed)
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What stands in the plan of an unfinished run."""
+
+    recipe_name: str
+    recipe: Recipe
+    init: str | None
+    seed: int
+    chips_sha256: str
+
+
 def read_plan(
     path: Path, folder: ChipFolder, options: dict[str, Any], *, recipe: str, init: str | Path | None, seed: int
 ) -> TrainingPlan:
@@ -100,12 +111,10 @@ def read_plan(
     """
     document = read_json(path, newest=_FORMAT, what="the plan of an unfinished run")
     try:
-        plan = TrainingPlan(
-            document["recipe_name"], Recipe.from_dict(document["recipe"]), document["init"], document["seed"]
-        )
-        fingerprint = document["chips_sha256"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{path}: {error} is missing or not as it should be; begin anew with --overwrite") from None
+        begun = from_json(_Begun, document)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}; begin anew with --overwrite") from None
+    plan = TrainingPlan(begun.recipe_name, begun.recipe, begun.init, begun.seed)
     given = {**options, "recipe": None if recipe == "default" else recipe, "seed": seed or None}
     given["init"] = None if init is None else str(Path(init).resolve())
     known = {**plan.recipe.to_dict(), "recipe": plan.recipe_name, "seed": plan.seed, "init": plan.init}
@@ -120,7 +129,7 @@ def read_plan(
                 f"{path.parent}: this run has {option} {known[name]}, not {value}; leave {option} out to go on with it, or "
                 "begin anew with --overwrite"
             )
-    if fingerprint != _fingerprint(folder):
+    if begun.chips_sha256 != _fingerprint(folder):
         raise MismatchError(
             f"{path.parent}: this run was begun with other chips than {folder.path} holds now; begin anew with --overwrite"
         )

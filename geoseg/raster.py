@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.dtypes import dtype_ranges
 from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -60,9 +61,9 @@ def driver_of(path: Path, *, vrt: bool = False) -> str:
         MissingFileError: there is no such file.
         RasterError: it is not a GeoTIFF, JPEG 2000, PNG or JPEG.
     """
-    if path.exists() and not path.is_file():  # to read from a pipe is to wait for ever
-        raise RasterError(f"{path}: cannot be read (no regular file); give the path of a raster")
     try:
+        if path.exists() and not path.is_file():  # to read from a pipe is to wait for ever
+            raise RasterError(f"{path}: cannot be read (no regular file); give the path of a raster")
         with open(path, "rb") as file:
             start = file.read(16)
     except FileNotFoundError:
@@ -176,7 +177,8 @@ def reading(path: Path | RemoteFile) -> Iterator[None]:
     """Turn rasterio's errors into one line that names the file and the cause that GDAL gave."""
     try:
         yield
-    except RasterioError as error:
+    # rasterio lets some of GDAL's own errors through, and trips over names that are no UTF-8 (rasterio 1.4.4).
+    except (RasterioError, CPLE_BaseError, UnicodeDecodeError) as error:
         cause = error.__cause__ or error
         if isinstance(path, RemoteFile):
             raise path.fault(cause) from error

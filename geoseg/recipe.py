@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
 from geoseg.choices import Padding, Sampling, Scaling
 from geoseg.errors import ModelError
+from geoseg.files import from_json
 
 _LEAST = {
     "width": 1, "lr": 0, "weight_decay": 0, "epochs": 1, "batch_size": 1, "accumulate": 1, "crop": 0, "early_stop": 0,
@@ -73,7 +74,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """What `to_dict` gave."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return from_json(cls, values)
 
 
 def recipe_names() -> list[str]:

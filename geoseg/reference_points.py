@@ -138,11 +138,19 @@ def read_points(path: Path, legend: Legend, class_field: str | None = None) -> R
             f"where those that have one are the first by their id, or chosen by chance"
         )
     reference = _class_indices(path, table[field][labelled], legend)
-    strata = {}
-    if set(_STRATA) <= set(table.columns):
+    return ReferencePoints(path, table[labelled].reset_index(drop=True), reference, _read_strata(path, table))
+
+
+def _read_strata(path: Path, table: gpd.GeoDataFrame) -> dict[int, tuple[float, int]]:
+    if not set(_STRATA) <= set(table.columns):
+        return {}
+    try:
         rows = table[list(_STRATA)].drop_duplicates().itertuples(index=False)
-        strata = {int(value): (float(area), int(pixels)) for value, area, pixels in rows}
-    return ReferencePoints(path, table[labelled].reset_index(drop=True), reference, strata)
+        return {int(value): (float(area), int(pixels)) for value, area, pixels in rows}
+    except (TypeError, ValueError, OverflowError):
+        raise LabelError(
+            f"{path}: a point without its stratum found; take the file that geoseg sample wrote, and label its points"
+        ) from None
 
 
 def _class_indices(path: Path, column: pd.Series, legend: Legend) -> np.ndarray:

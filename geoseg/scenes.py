@@ -331,6 +331,10 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
             raise GeoreferenceError(
                 f"{source}: placed by ground control points only; give it a grid with: gdalwarp {source.name} OUT.tif"
             )
+        if not math.isfinite(dataset.transform.determinant) or dataset.transform.is_degenerate:
+            raise GeoreferenceError(
+                f"{source}: a transform found that puts all pixels on a line; give it a right one with: gdal_edit.py -a_ullr"
+            )
         return Scene(
             name=source.stem,
             paths=(source,) if isinstance(source, Path) else (),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from geoseg.choices import Scaling
 from geoseg.errors import InputError
+from geoseg.files import from_json
 
 # Red, green and blue of the pictures that encoders are pretrained on, as shares of full brightness
 # (Krizhevsky et al. 2012; the figures that torchvision and timm publish with their weights).
 _IMAGENET_MEANS, _IMAGENET_STDS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+_DTYPES = (*(f"{sign}int{bits}" for bits in (8, 16, 32, 64) for sign in ("", "u")), "float16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Band:
     clip: tuple[float, float]
     statistics: BandStatistics
 
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise InputError(f"band '{self.name}': dtype {self.dtype} found, known are {', '.join(_DTYPES)}")
+        if self.source < 1 or not self.scale:
+            raise InputError(
+                f"band '{self.name}': source {self.source} and scale {self.scale} found, of which one is impossible"
+            )
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -70,6 +82,14 @@ class ImageSpec:
     pixel_size_m: float | None
     chip_size: int
     scaling: Scaling = "dataset"
+
+    def __post_init__(self) -> None:
+        if not self.bands or self.chip_size < 1 or self.source_count < 1:
+            raise InputError(
+                f"{len(self.bands)} bands of {self.source_count}, chips of {self.chip_size} pixels found; none of these can be 0"
+            )
+        if self.pixel_size_m is not None and self.pixel_size_m <= 0:
+            raise InputError(f"pixels of {self.pixel_size_m} m found")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,18 +139,12 @@ class ImageSpec:
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> ImageSpec:
-        """From JSON; keys that this version does not know are left alone."""
-        bands = tuple(
-            _known(
-                Band, {**band, "clip": tuple(band["clip"]), "statistics": _known(BandStatistics, band["statistics"])}
-            )
-            for band in entries["bands"]
-        )
-        return _known(cls, {**entries, "bands": bands})
+        """From JSON; keys that this version does not know are left alone.
 
-
-def _known(kind: type, entries: dict[str, Any]) -> Any:
-    return kind(**{key: entries[key] for key in (entry.name for entry in fields(kind)) if key in entries})
+        Raises:
+            FormatError: one that it knows is missing, or not as it should be.
+        """
+        return from_json(cls, entries)
 
 
 @dataclass

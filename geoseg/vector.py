@@ -12,9 +12,8 @@ from pathlib import Path
 
 import geopandas as gpd
 import pyogrio
-from pyogrio.errors import DataLayerError, DataSourceError
 
-from geoseg.errors import LabelError, MissingFileError
+from geoseg.errors import GeosegError, LabelError, MissingFileError
 
 VECTOR_SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".fgb", ".parquet"})
 
@@ -143,7 +142,9 @@ def _one_line(path: Path) -> Iterator[None]:
     """Turn what the libraries say of a damaged file into one line."""
     try:
         yield
-    except (DataSourceError, DataLayerError, ImportError, OSError, ValueError, sqlite3.Error) as error:
+    except GeosegError:
+        raise
+    except Exception as error:  # damaged files make pyogrio, pyarrow and GEOS raise almost anything
         reason = " ".join(str(error).split())
         raise LabelError(
             f"{path}: no features could be read ({reason}); a GeoPackage, FlatGeobuf, GeoJSON or shapefile is needed"

@@ -45,7 +45,7 @@ def write_vrt(
     return path
 
 
-def source_of(name: object, tag: str = "SourceFilename", relative: int = 0) -> str:
+def named(name: object, tag: str = "SourceFilename", relative: int = 0) -> str:
     """A source as gdalbuildvrt writes it."""
     return (
         f"<SimpleSource><{tag} relativeToVRT='{relative}'>{name}</{tag}><SourceBand>1</SourceBand>"

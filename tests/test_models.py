@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder_names
 from torch import Tensor, nn
 
-from geoseg.errors import ModelError
+from geoseg.errors import FormatError, ModelError
+from geoseg.files import from_json
 from geoseg.models import ARCHITECTURES, Architecture, create_model
 
 VIT = "tu-vit_tiny_patch16_224"
@@ -144,7 +145,7 @@ def test_every_architecture_learns_and_is_rebuilt_from_its_facts(arch, encoder, 
     assert sum(learning) > (0.6 if arch == "pspnet" else 0.9) * len(list(network.parameters()))
 
     facts = json.loads(json.dumps(Architecture(arch, encoder, in_channels=bands, classes=3, width=4).to_dict()))
-    rebuilt = Architecture.from_dict(facts).build()
+    rebuilt = from_json(Architecture, facts).build()
     rebuilt.load_state_dict(network.state_dict())
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(batch), network.eval()(batch))
@@ -331,9 +332,9 @@ def test_what_cannot_be_built_is_one_line_with_a_way_out(options, message):
 
 def test_facts_of_later_versions_are_left_alone():
     facts = Architecture("fpn", width=8).to_dict()
-    assert Architecture.from_dict(facts | {"attention": True}) == Architecture("fpn", width=8)
-    with pytest.raises(ModelError):
-        Architecture.from_dict(facts | {"arch": "transformer9000"})
+    assert from_json(Architecture, facts | {"attention": True}) == Architecture("fpn", width=8)
+    with pytest.raises(FormatError, match="unknown architecture 'transformer9000'"):
+        from_json(Architecture, facts | {"arch": "transformer9000"})
 
 
 def test_no_weights_has_two_spellings():

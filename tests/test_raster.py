@@ -12,7 +12,7 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
-from scenery import one_line_each, source_of, write_vrt
+from scenery import named, one_line_each, write_vrt
 
 from geoseg.errors import MissingFileError, RasterError
 from geoseg.raster import bounded_cache, driver_of, open_raster, refuse_truncated
@@ -200,7 +200,7 @@ def test_what_stands_beside_a_raster_may_not_point_elsewhere(write_scene, tmp_pa
     write_scene("secret.tif", np.zeros((64, 64), np.uint8))
     path = write_scene("a.tif", np.ones((64, 64), np.uint8))
     bands = "<Metadata><MDI key='INTERNAL_MASK_FLAGS_1'>2</MDI></Metadata><VRTRasterBand dataType='Byte' band='1'>{}</VRTRasterBand>"
-    write_vrt(path.with_name(f"a.tif{ending}"), source_of(tmp_path / "secret.tif"), bands=bands)
+    write_vrt(path.with_name(f"a.tif{ending}"), named(tmp_path / "secret.tif"), bands=bands)
     with pytest.raises(RasterError, match=rf"a\.tif: beside it stands a\.tif{ending}, which is no raster"):
         describe_scene(path)
     # GDAL would find this one too, if it looked at a list of what stands there.

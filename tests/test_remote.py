@@ -16,7 +16,7 @@ import rasterio.shutil
 from rasterio.env import hasenv
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
-from scenery import one_line_each, source_of, write_vrt
+from scenery import named, one_line_each, write_vrt
 
 from geoseg import raster
 from geoseg.errors import MissingFileError, RasterError
@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_said_in_one_line(server, monkeypatch):
 
 
 def test_a_remote_vrt_is_no_geotiff(server, write_scene):
-    write_vrt(server.folder / "remote.vrt", source_of(write_scene("a.tif", np.ones((64, 64), np.uint8))))
+    write_vrt(server.folder / "remote.vrt", named(write_scene("a.tif", np.ones((64, 64), np.uint8))))
     with pytest.raises(RasterError, match="must be that of a GeoTIFF"):
         find_scenes([f"{server.url}/remote.vrt"], access=BOTH)
 
@@ -213,14 +213,14 @@ def test_a_vrt_is_read_where_it_is_allowed(write_scene, rng, tmp_path):
 
 def test_a_vrt_may_name_vrts_beside_it(write_scene, tmp_path, monkeypatch):
     write_scene("d/a.tif", np.full((64, 64), 7, np.uint8))
-    write_vrt(tmp_path / "d" / "inner.vrt", source_of("a.tif", relative=1))
-    outer = write_vrt(tmp_path / "outer.vrt", source_of("d/inner.vrt", relative=1))
+    write_vrt(tmp_path / "d" / "inner.vrt", named("a.tif", relative=1))
+    outer = write_vrt(tmp_path / "outer.vrt", named("d/inner.vrt", relative=1))
     assert (read(describe_scene(outer, VRT), Window(0, 0, 64, 64))[0] == 7).all()
     monkeypatch.chdir(tmp_path)
     link = Path("link.vrt")
     link.symlink_to(outer)
     assert (read(describe_scene(link, VRT), Window(0, 0, 64, 64))[0] == 7).all()
-    write_vrt(tmp_path / "d" / "inner.vrt", source_of("../outer.vrt", relative=1))  # GDAL refuses circles
+    write_vrt(tmp_path / "d" / "inner.vrt", named("../outer.vrt", relative=1))  # GDAL refuses circles
     with pytest.raises(RasterError):
         read(describe_scene(outer, VRT), Window(0, 0, 64, 64))
 
@@ -228,18 +228,18 @@ def test_a_vrt_may_name_vrts_beside_it(write_scene, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source",
     [
-        source_of("/vsicurl/{url}/noext"), source_of("{url}/noext.tif"), source_of("/vsis3/bucket/noext"),
-        source_of("{url}/noext", tag="sourceFILENAME"), "<SimpleSource SourceFilename='/vsicurl/{url}/noext'/>",
-        source_of("<![CDATA[/vsicurl/{url}/noext]]>"), source_of("&#47;vsicurl/{url}/noext"), source_of("  {url}/noext "),
-        source_of("/vsicurl_streaming/{url}/noext"), source_of("WMS:{url}/noext"), source_of("/vsizip//vsicurl/{url}/a.zip"),
-        source_of("GTIFF_DIR:1:/vsicurl/{url}/noext"), source_of("vrt:///vsicurl/{url}/noext"),
-        source_of("&lt;GDAL_WMS&gt;&lt;Service name='TMS'&gt;&lt;ServerUrl&gt;{url}&lt;/ServerUrl&gt;&lt;/Service&gt;&lt;/GDAL_WMS&gt;"),
+        named("/vsicurl/{url}/noext"), named("{url}/noext.tif"), named("/vsis3/bucket/noext"),
+        named("{url}/noext", tag="sourceFILENAME"), "<SimpleSource SourceFilename='/vsicurl/{url}/noext'/>",
+        named("<![CDATA[/vsicurl/{url}/noext]]>"), named("&#47;vsicurl/{url}/noext"), named("  {url}/noext "),
+        named("/vsicurl_streaming/{url}/noext"), named("WMS:{url}/noext"), named("/vsizip//vsicurl/{url}/a.zip"),
+        named("GTIFF_DIR:1:/vsicurl/{url}/noext"), named("vrt:///vsicurl/{url}/noext"),
+        named("&lt;GDAL_WMS&gt;&lt;Service name='TMS'&gt;&lt;ServerUrl&gt;{url}&lt;/ServerUrl&gt;&lt;/Service&gt;&lt;/GDAL_WMS&gt;"),
         "<Metadata domain='GEOLOCATION'><MDI key='X_DATASET'>/vsicurl/{url}/noext</MDI></Metadata>",
     ],
 )  # fmt: skip
 def test_a_vrt_that_reaches_for_the_network_makes_no_request(server, write_scene, tmp_path, source):
     inner = write_vrt(tmp_path / "inner.vrt", source.replace("{url}", server.url))
-    outer = write_vrt(tmp_path / "scene.tif", source_of(inner))
+    outer = write_vrt(tmp_path / "scene.tif", named(inner))
     for path in (inner, outer):
         with pytest.raises(RasterError, match=r"inner\.vrt: names .*(--allow-remote|not a local file)") as caught:
             read(describe_scene(path, VRT), Window(0, 0, 64, 64))
@@ -253,7 +253,7 @@ def test_a_second_wall_stands_behind_the_first(server, web_scene, monkeypatch, t
     monkeypatch.setenv("CPL_VSIL_CURL_ALLOWED_EXTENSIONS", ".tif")
     name = f"wall{threaded}"  # no suffix: GDAL's documented {noext} would let it through
     (server.folder / name).write_bytes((server.folder / web_scene[0]).read_bytes())
-    path = write_vrt(tmp_path / "a.vrt", *(source_of(f"/vsicurl/{server.url}/{name}?{number}") for number in range(3)))
+    path = write_vrt(tmp_path / "a.vrt", *(named(f"/vsicurl/{server.url}/{name}?{number}") for number in range(3)))
     outcome = []
 
     def attempt() -> None:
@@ -271,7 +271,7 @@ def test_a_second_wall_stands_behind_the_first(server, web_scene, monkeypatch, t
 
 def test_a_vrt_of_addresses_is_read_where_both_are_allowed(server, web_scene, tmp_path):
     name, plain = web_scene
-    path = write_vrt(tmp_path / "a.vrt", source_of(f"/vsicurl/{server.url}/{name}"))
+    path = write_vrt(tmp_path / "a.vrt", named(f"/vsicurl/{server.url}/{name}"))
     found, _ = read(describe_scene(path, BOTH), Window(0, 0, 64, 64))
     assert server.requests
     assert np.array_equal(found[0], read(describe_scene(plain), Window(0, 0, 64, 64))[0][0])
@@ -291,7 +291,7 @@ def test_a_vrt_of_addresses_is_read_where_both_are_allowed(server, web_scene, tm
     ],
 )
 def test_a_vrt_of_another_kind_is_refused(write_scene, tmp_path, bands, match):
-    path = write_vrt(tmp_path / "a.vrt", source_of(write_scene("a.tif", np.ones((64, 64), np.uint8))), bands=bands)
+    path = write_vrt(tmp_path / "a.vrt", named(write_scene("a.tif", np.ones((64, 64), np.uint8))), bands=bands)
     with pytest.raises(RasterError, match=rf"a\.vrt: .*{match}"):
         describe_scene(path, VRT)
 
@@ -299,4 +299,4 @@ def test_a_vrt_of_another_kind_is_refused(write_scene, tmp_path, bands, match):
 def test_a_vrt_may_name_only_what_would_open_by_itself(tmp_path):
     (tmp_path / "x.mrf").write_text("<MRF_META><Raster><Size x='64' y='64'/></Raster></MRF_META>")
     with pytest.raises(RasterError, match=r"x\.mrf: a GeoTIFF, JPEG 2000, PNG or JPEG is needed"):
-        describe_scene(write_vrt(tmp_path / "a.vrt", source_of(tmp_path / "x.mrf")), VRT)
+        describe_scene(write_vrt(tmp_path / "a.vrt", named(tmp_path / "x.mrf")), VRT)
