@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import tomllib
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, get_args
 
 import click
 
 import geoseg
 from geoseg import choices
-from geoseg.errors import GeosegError, GeosegWarning, PreflightError, SomeScenesError
+from geoseg.errors import DiskError, GeosegError, GeosegWarning, PreflightError, SomeScenesError
 
 
 class Verb(click.Command):
@@ -32,10 +33,28 @@ class Verb(click.Command):
         with _one_line_errors(debug), closing(_Bar(quiet)) as bar, _warnings_shown(bar, verbose, strict):
             ctx.params["progress"] = bar
             try:
-                click.echo(_told(super().invoke(ctx), as_json))
+                _print(_told(super().invoke(ctx), as_json))
             except SomeScenesError as some:
-                click.echo(_told(list(some.made), as_json))
+                _print(_told(list(some.made), as_json))
                 raise
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(_printable(text))
+    except OSError as error:
+        with suppress(OSError):  # nor may Python try again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise DiskError(
+            f"standard output: the result could not be printed ({error.strerror}), but the work is done"
+        ) from None
+
+
+def _printable(text: str) -> str:
+    """A text as a terminal may see it: names from files of strangers can hold what moves its cursor or sets its title."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
 
 
 def _told(results: Any, as_json: bool) -> str:
@@ -52,7 +71,7 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        click.echo(f"Stopped. {stop}".rstrip(), err=True)
+        click.echo(_printable(f"Stopped. {stop}".rstrip()), err=True)
         sys.exit(128 + signal.SIGINT)
     except SystemExit as stop:  # SIGTERM
         click.echo(" ".join(["Stopped.", *getattr(stop, "__notes__", ())]), err=True)
@@ -60,7 +79,7 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        raise click.ClickException(_lines(error)) from error
+        raise click.ClickException(_printable(_lines(error))) from error
 
 
 def _lines(error: Exception) -> str:
@@ -72,6 +91,8 @@ def _lines(error: Exception) -> str:
             return told
         case GeosegWarning():
             return f"{told} (a warning, but for --strict)"
+        case UnicodeEncodeError() if sys.getfilesystemencoding() != "utf-8":
+            return f"{error.object}: cannot be opened in a locale that knows no such letters; set LANG=C.UTF-8"
     return f"unforeseen {type(error).__name__}: {told}; run again with --debug and report it"
 
 
@@ -112,7 +133,7 @@ class _Bar:
         """A line above the bar."""
         if self._bar is not None:
             self._bar.clear()
-        click.echo(line, err=True)
+        click.echo(_printable(line), err=True)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -168,7 +189,8 @@ def _choice(words: Any) -> click.Choice[Any]:
     return click.Choice(get_args(words))
 
 
-PATH, FILE, AUTO_INT = click.Path(), click.Path(exists=True, dir_okay=False), _AutoInt()
+# What is not there, or may not be read, is said by the function.
+PATH, FILE, AUTO_INT = click.Path(readable=False), click.Path(exists=True, dir_okay=False), _AutoInt()
 
 SHARED = [
     click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress."),

@@ -29,6 +29,8 @@ _MAX_NAME_BYTES = 255
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     """Raise `OutputExistsError` when an output is there already and may not be replaced."""
+    paths = list(paths)
+    _refuse_long(paths)
     there = [] if overwrite else [path for path in paths if path.exists()]
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
@@ -37,10 +39,21 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise `OutputExistsError` when an output would replace an input, overwrite or not."""
+    outputs = list(outputs)
+    _refuse_long(outputs)
     taken = {path.resolve() for path in inputs}
     for path in outputs:
         if path.resolve() in taken:
             raise OutputExistsError(f"{path}: is an input of this run and is never written to; choose another --out")
+
+
+def _refuse_long(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if (size := len(path.name.encode(errors="surrogateescape"))) > _MAX_NAME_BYTES:
+            raise InputError(
+                f"{path.name}: a name of {size} bytes, where {_MAX_NAME_BYTES} are possible; give the scene, or --out, a shorter "
+                f"name"
+            )
 
 
 @contextmanager

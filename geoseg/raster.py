@@ -125,7 +125,7 @@ def _refuse_lies(source: Path | RemoteFile, dataset: DatasetReader) -> None:
     """Raise `RasterError` where a header promises blocks that memory does not hold, or more of them than the file can list."""
     rows, cols = dataset.block_shapes[0]
     pixel = max(np.dtype(dtype).itemsize if dtype in dtype_ranges else 16 for dtype in dataset.dtypes)  # 16: complex
-    if dataset.interleaving == Interleaving.pixel:
+    if not bands_apart(dataset):
         pixel *= dataset.count
     if rows * cols * pixel > _LARGEST_BLOCK:
         raise RasterError(
@@ -196,12 +196,20 @@ def refuse_truncated(path: Path, dataset: DatasetReader) -> None:
         return
     rows, cols = dataset.block_shapes[0]
     block_rows, block_cols = range(math.ceil(dataset.height / rows)), range(math.ceil(dataset.width / cols))
-    bands = dataset.indexes if dataset.interleaving == Interleaving.band else dataset.indexes[:1]
+    bands = dataset.indexes if bands_apart(dataset) else dataset.indexes[:1]
     blocks = itertools.product(block_cols, block_rows, bands)
     last, *place = max((_block(dataset, "OFFSET", *block), *block) for block in blocks)
     end, size = last + _block(dataset, "SIZE", *place), path.stat().st_size
     if end > size:
         raise RasterError(f"{path}: truncated: {size:,} bytes found, its blocks reach to {end:,}; fetch the file again")
+
+
+def bands_apart(dataset: DatasetReader) -> bool:
+    """Whether each band has blocks of its own; else all bands stand in the blocks of the first."""
+    try:
+        return bool(dataset.interleaving == Interleaving.band)
+    except ValueError:  # a VRT can call it what it likes
+        return False
 
 
 def has_blocks(dataset: DatasetReader, band: int, window: Window) -> bool:

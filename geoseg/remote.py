@@ -155,7 +155,7 @@ def files_of_vrt(path: Path, access: Access) -> list[Path]:
         there = [file for file in (path.resolve().parent / text, Path(text)) if text and file.is_file()]
         if not there:
             raise RasterError(
-                f"{path}: names {text or 'nothing'}, which is not a local file; mend or remove that entry"
+                f"{path}: names {' '.join(text.split()) or 'nothing'}, which is not a local file; mend or remove that entry"
             )
         found |= dict.fromkeys(file.resolve() for file in there)
     return list(found)

@@ -167,11 +167,16 @@ def _place_row(visit: Visit, names: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _plain(value: Any) -> Any:
+    """A name that spreadsheets would take for a formula begins with an apostrophe, as they write it themselves."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" and value else value
+
+
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow(map(_plain, rows[0]))
+        writer.writerows(map(_plain, row.values()) for row in rows)
 
 
 def write_places(path: Path, found: Tallied, trial: Trial) -> None:

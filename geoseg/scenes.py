@@ -17,12 +17,12 @@ import pyproj
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.dtypes import in_dtype_range
-from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from geoseg.errors import Faults, GeoreferenceError, MissingFileError, RasterError
-from geoseg.raster import RASTER_SUFFIXES, has_blocks, open_raster, reading, refuse_truncated
+from geoseg.raster import RASTER_SUFFIXES, bands_apart, has_blocks, open_raster, reading, refuse_truncated
 from geoseg.remote import LOCAL, Access, RemoteFile, local_or_remote, network
 
 
@@ -191,7 +191,7 @@ class SceneReader:
         for source in sources:
             (file, number), nodata = self._places[source - 1], self.scene.nodata[source - 1]
             if nodata is not None and _holds(self.scene.dtypes[source - 1], nodata):
-                apart = file.interleaving == Interleaving.band  # else all bands stand in the blocks of the first
+                apart = bands_apart(file)
                 (others if nodata else zeros).add((file, number if apart else 1))
         if any(not has_blocks(*place, window) for place in others):
             return True
@@ -202,9 +202,10 @@ class SceneReader:
 
     def _read_bands(self, window: Window, sources: Sequence[int]) -> np.ndarray:
         places = [self._places[source - 1] for source in sources]
-        if len(self._files(sources)) == 1:
+        dtypes = {self.scene.dtypes[source - 1] for source in sources}
+        if len(self._files(sources)) == len(dtypes) == 1:  # bands of a VRT may differ in their dtypes
             return places[0][0].read([number for _, number in places], window=window)
-        dtype = np.result_type(*(self.scene.dtypes[source - 1] for source in sources))
+        dtype = np.result_type(*dtypes)
         return np.stack([file.read(number, window=window).astype(dtype) for file, number in places])
 
 
@@ -224,7 +225,7 @@ def _masked_out(dataset: DatasetReader, window: Window) -> bool:
     if ColorInterp.alpha not in dataset.colorinterp:
         return False
     number = dataset.colorinterp.index(ColorInterp.alpha) + 1
-    cheap = dataset.interleaving == Interleaving.band or not has_blocks(dataset, number, window)
+    cheap = bands_apart(dataset) or not has_blocks(dataset, number, window)
     return cheap and not dataset.read(number, window=window).any()
 
 
@@ -255,6 +256,11 @@ def valid_pixels(
         if ColorInterp.alpha in dataset.colorinterp:  # GDAL's own mask forgets it where there is a nodata value
             valid &= dataset.read(dataset.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
     return valid
+
+
+def _printable(name: str) -> str:
+    """A band's name without line breaks and the like, which neither a message nor a style can hold."""
+    return "".join(letter for letter in name if letter.isprintable()).strip()
 
 
 def _bands(dataset: DatasetReader) -> list[int]:
@@ -331,6 +337,10 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
             raise GeoreferenceError(
                 f"{source}: placed by ground control points only; give it a grid with: gdalwarp {source.name} OUT.tif"
             )
+        if dataset.crs is None and dataset.rpcs is not None:
+            raise GeoreferenceError(
+                f"{source}: placed by a camera model (RPC) only; give it a grid with: gdalwarp -rpc {source.name} OUT.tif"
+            )
         if not math.isfinite(dataset.transform.determinant) or dataset.transform.is_degenerate:
             raise GeoreferenceError(
                 f"{source}: a transform found that puts all pixels on a line; give it a right one with: gdal_edit.py -a_ullr"
@@ -340,7 +350,7 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
             paths=(source,) if isinstance(source, Path) else (),
             height=dataset.height,
             width=dataset.width,
-            band_names=tuple(dataset.descriptions[i] or f"band_{i + 1}" for i in bands),
+            band_names=tuple(_printable(dataset.descriptions[i] or "") or f"band_{i + 1}" for i in bands),
             dtypes=tuple(dataset.dtypes[i] for i in bands),
             nodata=tuple(dataset.nodatavals[i] for i in bands),
             crs=dataset.crs,
