@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,20 @@ class ChipFolder:
         """The chips of one split."""
         return [chip for chip in self.chips if chip.split == split]
 
+    def ground(self, *splits: str) -> dict[str, list[tuple[float, float]]]:
+        """Longitude and latitude of the corners of the scenes that the chips of some splits were cut from.
+
+        Pictures are left out, which have no place, and so is what was tiled before this was kept.
+        """
+        scenes = {chip.scene for split in splits for chip in self.of(split)}
+        known: dict[str, Any] = self.facts.get("ground", {})
+        return {name: corners for name, corners in known.items() if name in scenes and corners}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of all that chips.json says."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
     def class_pixels(self, split: str) -> np.ndarray:
         """Labelled pixels of each class in a split, (classes,) int64."""
         return class_pixels(self.of(split), self.legend)
@@ -153,7 +169,8 @@ def open_chips(path: str | Path) -> ChipFolder:
         legend = Legend.from_list(index.legend)
         for chip in index.chips:
             _refuse_odd(chip, len(legend))
-        facts = {key: document[key] for key in ("options", "split", "left_out", "outside")}
+        told = ("options", "split", "left_out", "outside", "ground")
+        facts: dict[str, Any] = {key: document[key] for key in told if key in document}
         return ChipFolder(path, index.image, legend, index.chips, facts)
     except InputError as error:
         raise FormatError(f"{path / INDEX}: {error}; make the chips again") from None
@@ -176,6 +193,7 @@ class _Index:
     split: _SplitFacts
     left_out: dict[str, int]
     outside: float | None
+    ground: dict[str, list[tuple[float, float]] | None] = field(default_factory=dict)
 
 
 def _refuse_odd(chip: Chip, classes: int) -> None:

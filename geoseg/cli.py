@@ -18,7 +18,7 @@ import click
 
 import geoseg
 from geoseg import choices
-from geoseg.errors import DiskError, GeosegError, GeosegWarning, PreflightError, SomeScenesError
+from geoseg.errors import DiskError, GeosegError, GeosegWarning, PreflightError, SomeScenesError, without_controls
 
 
 class Verb(click.Command):
@@ -51,10 +51,7 @@ def _print(text: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """A text as a terminal may see it: names from files of strangers can hold what moves its cursor or sets its title."""
-    return "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return without_controls(text, kept="\n\t", instead="\N{REPLACEMENT CHARACTER}")
 
 
 def _told(results: Any, as_json: bool) -> str:

@@ -18,7 +18,7 @@ from geoseg.files import read_json
 from geoseg.labels import read_legend
 from geoseg.legend import Legend
 from geoseg.pairs import TileOptions
-from geoseg.preflight import alike_bands, match_model, preflight_scenes
+from geoseg.preflight import alike_bands, match_model, match_values, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.scenes import Scene, describe_scene
@@ -208,4 +208,4 @@ def _check_model(
             bundle.network()
         for scene in scenes:
             with faults.collect():
-                match_model(scene, bundle.image, bands)
+                match_values(scene, bundle.image, match_model(scene, bundle.image, bands))

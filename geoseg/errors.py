@@ -27,8 +27,21 @@ Every message is one line: the file, what was found, what is needed, what to do.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+
+def without_controls(text: str, *, kept: str = "", instead: str = "") -> str:
+    """A text without line breaks, and without letters that move a terminal's cursor or that UTF-8 does not know.
+
+    Args:
+        text: such as a name from a stranger's file.
+        kept: those that may stay.
+        instead: what stands where one was.
+    """
+    unwanted = {"Cc", "Cs", "Zl", "Zp"}
+    return "".join(c if c in kept or unicodedata.category(c) not in unwanted else instead for c in text)
 
 
 class GeosegError(Exception):

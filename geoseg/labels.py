@@ -133,6 +133,12 @@ def open_label_raster(path: Path, scene: Scene, *, classes: Legend | None, nodat
             yield _RasterLabels(path, dataset, scene, (own, nodata))
             return
         refuse_no_overlap(path, facts.crs, facts.bounds, scene)
+        warnings.warn(
+            f"{path}: on another grid than what it is laid on, so each pixel takes the label nearest to it; make labels on the "
+            f"same grid to be sure of their edges",
+            DataWarning,
+            stacklevel=3,
+        )
         # An alpha band tells where there are labels; a mask would not, on bands of other types than uint8 and uint16.
         with WarpedVRT(
             dataset, crs=scene.crs, transform=scene.transform, width=scene.width, height=scene.height, src_nodata=own,

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from geoseg.errors import LegendError
+from geoseg.errors import LegendError, without_controls
 
 Role = Literal["background", "boundary"]
 
@@ -71,8 +71,8 @@ class Legend:
         for entry in self.classes:
             if not 0 <= entry.value <= MAX_VALUE:
                 raise LegendError(f"class '{entry.name}': value {entry.value} found, 0 to {MAX_VALUE} are possible")
-            if not entry.name.isprintable():  # nor could XML hold it, in which styles are written
-                raise LegendError(f"class {entry.value}: name {entry.name!r} found, of letters that cannot be printed")
+            if without_controls(entry.name) != entry.name:  # XML could not hold it, in which styles are written
+                raise LegendError(f"class {entry.value}: name {entry.name!r} found, with letters that cannot be shown")
             if not re.fullmatch(r"#[0-9a-f]{6}", entry.colour):
                 raise LegendError(f"class '{entry.name}': colour '{entry.colour}' found, '#rrggbb' is needed")
             if entry.role is not None and entry.role not in get_args(Role):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +44,7 @@ class TrainingPlan:
         """As it stands beside the checkpoints, with what tells these chips from others."""
         return {
             "format": _FORMAT, "recipe_name": self.recipe_name, "recipe": self.recipe.to_dict(), "init": self.init,
-            "seed": self.seed, "chips_sha256": _fingerprint(folder),
+            "seed": self.seed, "chips_sha256": folder.fingerprint,
         }  # fmt: skip
 
 
@@ -129,7 +127,7 @@ def read_plan(
                 f"{path.parent}: this run has {option} {known[name]}, not {value}; leave {option} out to go on with it, or "
                 "begin anew with --overwrite"
             )
-    if begun.chips_sha256 != _fingerprint(folder):
+    if begun.chips_sha256 != folder.fingerprint:
         raise MismatchError(
             f"{path.parent}: this run was begun with other chips than {folder.path} holds now; begin anew with --overwrite"
         )
@@ -183,7 +181,3 @@ def prepare(plan: TrainingPlan, folder: ChipFolder) -> Lesson:
     if bundle is not None:
         check_same_network(bundle, architecture)
     return Lesson(plan, folder, image, architecture, create_loss(recipe.loss, class_weights=weights))
-
-
-def _fingerprint(folder: ChipFolder) -> str:
-    return hashlib.sha256(json.dumps(folder.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -33,7 +33,7 @@ from geoseg.maps import all_names
 from geoseg.merging import create_merger
 from geoseg.polygon_labels import read_polygons
 from geoseg.predictor import Predictor, choose_threshold, create_predictors
-from geoseg.preflight import match_model, preflight_scenes
+from geoseg.preflight import match_model, match_values, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.reach import COARSEST
@@ -174,7 +174,7 @@ def predict(
     faults.raise_any()
     for scene in found:
         with faults.collect():
-            match_model(scene, bundle.image, bands)
+            match_values(scene, bundle.image, match_model(scene, bundle.image, bands))
             options.layout(scene, bundle)
         with faults.collect():
             if polygons:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from rasterio.windows import Window
 
 from geoseg.errors import DataWarning, Faults, MismatchError, MismatchWarning, RasterError
 from geoseg.remote import LOCAL, Access
@@ -15,6 +17,10 @@ from geoseg.scenes import Scene, find_scenes
 from geoseg.spec import ImageSpec
 
 _PIXEL_SIZE_TOLERANCE = 1.25
+_SPREAD_TOLERANCE = 10
+_SAMPLES, _SIDE, _ENOUGH_PIXELS = 4, 32, 256
+"""Windows per side of a scene of which values are looked at, their rows and columns, and the pixels that tell something."""
+
 _MADE_UP_NAME = re.compile(r"band_\d+")
 
 
@@ -37,6 +43,14 @@ def preflight_scenes(
                     DataWarning,
                     stacklevel=3,
                 )
+    if lost := [scene for scene in scenes if scene.crs is None]:
+        others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        warnings.warn(
+            f"{lost[0].path}{others}: no CRS, so nobody knows where it lies: places are told in pixels, and areas not at all; set it "
+            f"with: gdal_edit.py -a_srs",
+            DataWarning,
+            stacklevel=3,
+        )
     return scenes
 
 
@@ -157,6 +171,52 @@ def _match_dtypes(scene: Scene, image: ImageSpec, sources: Sequence[int]) -> Non
                 MismatchWarning,
                 stacklevel=3,
             )
+
+
+def match_values(scene: Scene, image: ImageSpec, sources: Sequence[int]) -> None:
+    """Warn where a sample of a scene's pixels looks like other units, or other ground, than the training data.
+
+    That is where the middle value of a band lies outside the middle 98 % of what was learned from, or values are spread ten
+    times as far, or a tenth as far. Of a scene with too few pixels at the places looked at, nothing is told.
+
+    Args:
+        scene: to map.
+        image: what the model was trained on.
+        sources: the scene's bands, in the model's order.
+    """
+    found = _sample_pixels(scene, sources)
+    if found.shape[1] < _ENOUGH_PIXELS:
+        return
+    low, middle, high = np.percentile(found, [1, 50, 99], axis=1)
+    odd = []
+    for index, band in enumerate(image.bands):
+        known, spread = band.statistics, high[index] - low[index]
+        learned = known.p99 - known.p1
+        alike = learned <= 0 or spread <= 0 or 1 / _SPREAD_TOLERANCE <= spread / learned <= _SPREAD_TOLERANCE
+        if not (alike and known.p1 <= middle[index] <= known.p99):
+            odd.append(f"{band.name} {low[index]:.4g} to {high[index]:.4g} and not {known.p1:.4g} to {known.p99:.4g}")
+    if odd:
+        warnings.warn(
+            f"{scene.path}: values unlike those that the model was trained on ({', '.join(odd)}), as of other units or other "
+            f"ground; use the product that it was trained on, or trust the map less",
+            MismatchWarning,
+            stacklevel=3,
+        )
+
+
+def _sample_pixels(scene: Scene, sources: Sequence[int]) -> np.ndarray:
+    """Valid pixels (bands, pixels) float64 of small windows, spread evenly over a scene."""
+    parts = [np.zeros((len(sources), 0))]
+    with scene.open() as reader:
+        for row, col in product(
+            *((np.linspace(0, size, 2 * _SAMPLES + 1)[1::2]) for size in (scene.height, scene.width))
+        ):
+            window = Window(max(int(col) - _SIDE // 2, 0), max(int(row) - _SIDE // 2, 0), _SIDE, _SIDE)
+            window = window.intersection(Window(0, 0, scene.width, scene.height))
+            if not reader.is_empty(window, sources):
+                pixels, valid = reader.read(window, sources)
+                parts.append(pixels[:, valid].astype(np.float64))
+    return np.concatenate(parts, axis=1)
 
 
 def _match_pixel_size(scene: Scene, image: ImageSpec) -> None:

@@ -206,6 +206,8 @@ def refuse_truncated(path: Path, dataset: DatasetReader) -> None:
 
 def bands_apart(dataset: DatasetReader) -> bool:
     """Whether each band has blocks of its own; else all bands stand in the blocks of the first."""
+    if dataset.driver not in {"GTiff", "VRT"}:  # of a damaged JPEG 2000, GDAL 3.10 looks for the answer without an end
+        return False
     try:
         return bool(dataset.interleaving == Interleaving.band)
     except ValueError:  # a VRT can call it what it likes

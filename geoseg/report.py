@@ -112,6 +112,10 @@ def _cautions(metrics: dict[str, Any]) -> list[str]:
         found.append(
             "These are training chips: if the model has learned from them, the scores say nothing of other ground."
         )
+    if known := metrics["provenance"].get("on_ground_of_training"):
+        found.append(
+            f"The model has learned from scenes of the same ground ({', '.join(known)}): the scores are too good."
+        )
     absent = [entry["name"] for entry in metrics["classes"] if entry["iou"] is None]
     if absent:
         found.append(f"Neither in the reference nor on the map, so left out of the means: {', '.join(absent)}.")

@@ -21,7 +21,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from geoseg.errors import Faults, GeoreferenceError, MissingFileError, RasterError
+from geoseg.errors import Faults, GeoreferenceError, MissingFileError, RasterError, without_controls
 from geoseg.raster import RASTER_SUFFIXES, bands_apart, has_blocks, open_raster, reading, refuse_truncated
 from geoseg.remote import LOCAL, Access, RemoteFile, local_or_remote, network
 
@@ -81,6 +81,16 @@ class Scene:
         left, top = window.col_off, window.row_off
         right, bottom = left + window.width, top + window.height
         return tuple(self.transform @ corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom)))
+
+    @property
+    def footprint(self) -> list[tuple[float, float]] | None:
+        """Longitude and latitude of the four corners, in order around it, to a tenth of a metre; None for a picture."""
+        if self._to_degrees is None:
+            return None
+        corners = self.outline(Window(0, 0, self.width, self.height))
+        return [
+            (round(lon, 6), round(lat, 6)) for lon, lat in (self._to_degrees.transform(*corner) for corner in corners)
+        ]
 
     @cached_property
     def pixel_size_m(self) -> float | None:
@@ -258,11 +268,6 @@ def valid_pixels(
     return valid
 
 
-def _printable(name: str) -> str:
-    """A band's name without line breaks and the like, which neither a message nor a style can hold."""
-    return "".join(letter for letter in name if letter.isprintable()).strip()
-
-
 def _bands(dataset: DatasetReader) -> list[int]:
     """Numbers, in the file, of the bands that are not alpha."""
     return [
@@ -350,7 +355,7 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
             paths=(source,) if isinstance(source, Path) else (),
             height=dataset.height,
             width=dataset.width,
-            band_names=tuple(_printable(dataset.descriptions[i] or "") or f"band_{i + 1}" for i in bands),
+            band_names=tuple(without_controls(dataset.descriptions[i] or "").strip() or f"band_{i + 1}" for i in bands),
             dtypes=tuple(dataset.dtypes[i] for i in bands),
             nodata=tuple(dataset.nodatavals[i] for i in bands),
             crs=dataset.crs,

@@ -22,7 +22,7 @@ from geoseg.labels import LabelReader
 from geoseg.place_layer import write_place_layer
 from geoseg.polygon_labels import Polygons, inside_of, read_polygons
 from geoseg.predictor import Predictor
-from geoseg.preflight import match_model, preflight_scenes
+from geoseg.preflight import match_model, match_values, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.scenes import Scene
@@ -130,7 +130,7 @@ def suggest(
     faults.raise_any()
     for scene in found:
         with faults.collect():
-            match_model(scene, bundle.image, bands)
+            match_values(scene, bundle.image, match_model(scene, bundle.image, bands))
     faults.raise_any()
     size = window or bundle.image.chip_size
     with bounded_cache():

@@ -219,6 +219,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         },
         "left_out": plan.left_out,
         "outside": plan.outside,
+        "ground": {name: scene.footprint for name, scene in plan.pairs.scenes.items()},
     }
 
 

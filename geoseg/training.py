@@ -313,7 +313,8 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
         "seed": plan.seed, "precision": precision_name(machine.dtype), "device": machine.device.type,
         "devices": machine.devices, "epochs_run": len(rows), "best_epoch": best + 1,
         "seconds": round(sum(row["seconds"] for row in rows), 1), "versions": _versions(),
-        "chips": {split: len(lesson.folder.of(split)) for split in SPLITS},
+        "chips": {split: len(lesson.folder.of(split)) for split in SPLITS}, "chips_sha256": lesson.folder.fingerprint,
+        "ground": lesson.folder.ground("train", "val"),
     }  # fmt: skip
     write_bundle(
         staging, fitted.weights, architecture=lesson.architecture, image=lesson.image, legend=lesson.folder.legend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import shapely
 from rasterio.windows import Window
 
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.chips import Chip, ChipFolder, read_image
 from geoseg.choices import Precision
 from geoseg.devices import precision_name
-from geoseg.errors import InputError, MismatchError
-from geoseg.files import sha256
+from geoseg.errors import DataWarning, FormatError, InputError, MismatchError
+from geoseg.files import from_json, sha256
 from geoseg.ground import SQUARE, Ground, MapPair, Place, chip_ground
 from geoseg.legend import Legend
 from geoseg.pictures import open_samples
@@ -24,6 +26,9 @@ from geoseg.place_layer import Outline
 from geoseg.predictor import Predictor
 from geoseg.scenes import describe_scene
 from geoseg.styles import colour_bands
+
+_SHARED = 0.01
+"""Share of a scene above which it lies on known ground: neighbours on grids of different CRSs overlap a little."""
 
 
 class Trial(Protocol):
@@ -109,6 +114,12 @@ class ChipTrial:
         return self.folder.of(self.split)
 
     @cached_property
+    def known_ground(self) -> list[str]:
+        """Scenes of the chips that lie where the model, or the one it is compared with, has learned from other chips."""
+        models = [self.bundle, *(() if self.other is None else (self.other[0],))]
+        return sorted({name for bundle in models for name in _known_ground(self.folder, self.split, bundle)})
+
+    @cached_property
     def _by_name(self) -> dict[str, Chip]:
         return {chip.name: chip for chip in self.chips}
 
@@ -141,6 +152,7 @@ class ChipTrial:
             "other_model": None if self.other is None else _model_facts(self.other[0]),
             "chips": {"folder": str(self.folder.path), "split": self.split, "count": len(self.chips)},
             "scenes": sorted({chip.scene for chip in self.chips}),
+            "on_ground_of_training": self.known_ground,
             "split": {
                 key: split[key] for key in ("by", "ratio", "block_size", "shared_ground", "seed") if key in split
             },
@@ -148,6 +160,20 @@ class ChipTrial:
             "device": str(self.predictor.device),
             "precision": precision_name(self.predictor.dtype),
         }
+
+
+def _known_ground(folder: ChipFolder, split: str, bundle: Bundle) -> Iterator[str]:
+    if bundle.training.get("chips_sha256") == folder.fingerprint:
+        return  # the split of its own chips keeps ground apart
+    try:
+        learned = from_json(dict[str, list[tuple[float, float]]], bundle.training.get("ground") or {})
+    except FormatError as error:
+        raise FormatError(f"{bundle.path}: ground of training: {error}; train the model again") from None
+    known = shapely.union_all([shapely.MultiPoint(corners).convex_hull for corners in learned.values()])
+    for name, corners in folder.ground(split).items():
+        scene = shapely.MultiPoint(corners).convex_hull
+        if scene.intersection(known).area > _SHARED * scene.area:
+            yield name
 
 
 def _model_facts(bundle: Bundle) -> dict[str, Any]:
@@ -176,7 +202,15 @@ def open_chip_trial(
         raise InputError(f"{folder.path}: no chips in the {split} split; make the chips with another --split")
     predictor = Predictor(bundle, device=device, precision=precision, threshold=threshold)
     compared = None if rival is None else (rival, Predictor(rival, device=device, precision=precision))
-    return ChipTrial(folder, split, bundle, predictor, batch_size, compared)
+    trial = ChipTrial(folder, split, bundle, predictor, batch_size, compared)
+    if trial.known_ground:
+        warnings.warn(
+            f"{folder.path}: the model has learned from scenes of the same ground ({', '.join(trial.known_ground)}), so the scores "
+            f"are too good; test on other ground",
+            DataWarning,
+            stacklevel=3,
+        )
+    return trial
 
 
 def _refuse_other_data(folder: ChipFolder, bundle: Bundle) -> None:

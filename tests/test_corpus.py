@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,17 @@ def whole(tmp_path_factory) -> dict[str, tuple[Path, list[Path]]]:
             warnings.simplefilter("ignore")
             folders[name] = (folder, target.seeds(folder))
     return folders
+
+
+@pytest.fixture(autouse=True)
+def soon() -> Iterator[None]:
+    """A reader that does not come to an end within a library is ended with its process."""
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)
+    yield
+    if hasattr(signal, "alarm"):
+        signal.alarm(0)
 
 
 def test_there_are_cases():

@@ -34,7 +34,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 
 # Keys of these are the user's own words, or are documented where the mapping itself comes from.
 _MAPS = (
-    r"^(image|legend|options|metrics|outputs|left_out|provenance|reach|training\.(versions|chips)|.*\bclass_pixels)\b."
+    r"^(image|legend|options|metrics|outputs|left_out|provenance|reach|ground|training\.(versions|chips|ground)|.*\bclass_pixels)\b."
     r"|^splits\.(val|test)\.|^sample\..*(users_accuracy|producers_accuracy|overall_accuracy)\."
 )
 

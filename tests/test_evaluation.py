@@ -22,6 +22,8 @@ from geoseg.legend import IGNORE, make_legend
 from geoseg.metrics import confusion_matrix, scores
 from geoseg.object_scores import ObjectMatcher, count_objects, object_scores
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*on another grid than what it is laid on")
+
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_500_000)
 LEGEND = make_legend([1, 2, 3])
 

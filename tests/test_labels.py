@@ -17,11 +17,13 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from scenery import TRANSFORM, moved, one_line_each, said
 
-from geoseg.errors import Faults, GeoreferenceError, LabelError, LegendError, MissingFileError, RasterError
+from geoseg.errors import DataWarning, Faults, GeoreferenceError, LabelError, LegendError, MissingFileError, RasterError
 from geoseg.geotiff import write_geotiff
 from geoseg.labels import match_labels, open_label_raster, raster_legend, read_legend, refuse_no_overlap
 from geoseg.legend import LEGEND_TAG, make_legend, parse_legend
 from geoseg.scenes import Scene, describe_scene
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*on another grid than what it is laid on")
 
 VALUES = np.array([[1, 2, 3, 0], [4, 5, 6, 0], [7, 8, 9, 0]], np.uint8)
 
@@ -433,3 +435,11 @@ def test_the_legend_of_a_class_raster_of_ours(write_scene):
 
 def test_a_nameless_raster_gets_made_up_names(write_scene):
     assert raster_legend([write_scene("l.tif", VALUES)], [2, 5]) == make_legend([2, 5])
+
+
+@pytest.mark.filterwarnings("default")
+def test_that_labels_are_resampled_is_said(write_scene, scene):
+    with pytest.warns(
+        DataWarning, match=r"l\.tif: on another grid than what it is laid on, so each pixel takes the label nearest"
+    ):
+        read(write_scene("l.tif", VALUES, transform=TRANSFORM @ Affine.scale(2)), scene)

@@ -227,6 +227,8 @@ def test_a_scene_of_nodata_gives_a_map_of_nodata(world, write_scene, tmp_path):
     assert len(gpd.read_file(made.outputs["polygons"], layer="polygons")) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*no CRS, so nobody knows")
+@pytest.mark.filterwarnings("ignore:.*values unlike those")
 def test_a_picture_without_a_crs_gives_pixel_coordinates_and_no_areas(world, write_scene, tmp_path):
     pixels = np.full((3, 40, 40), 1800, np.uint16)
     path = write_scene("picture.tif", pixels, nodata=0, crs=None, transform=Affine.identity())

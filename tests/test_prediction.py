@@ -220,10 +220,11 @@ def test_only_an_area_is_mapped(world):
 
 def test_a_scene_that_fails_does_not_keep_the_others_from_their_maps(world, write_scene, rng):
     paths = [
-        write_scene(f"{name}.tif", rng.integers(1, 255, (3, 80, 80), np.uint8), compress="deflate") for name in "abc"
+        write_scene(f"{name}.tif", rng.integers(1, 255, (3, 512, 80), np.uint8), compress="deflate") for name in "abc"
     ]
     data = bytearray(paths[1].read_bytes())
     data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)  # its blocks are where they should be, but not to be read
+    # and lie where nothing is looked at before the work begins
     paths[1].write_bytes(data)
     with pytest.raises(
         SomeScenesError, match=r"1 of 3 scenes failed, the others are done: .*b\.tif: damaged"
@@ -232,7 +233,7 @@ def test_a_scene_that_fails_does_not_keep_the_others_from_their_maps(world, writ
     assert "\n" not in str(caught.value)
     assert [made.path.name for made in caught.value.made] == ["a_classes.tif", "c_classes.tif"]
     assert sorted(path.name for path in (world / "out").glob("*_run.json")) == ["a_run.json", "c_run.json"]
-    assert list((world / "out").glob("b*")) == list((world / "out").glob(".b*")) == []
+    assert list((world / "out").glob("b*")) == []
 
 
 # Seams
@@ -392,6 +393,8 @@ def test_odd_options_are_refused_before_anything_is_done(world, option, words):
     assert not (world / "out").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*no CRS, so nobody knows")
+@pytest.mark.filterwarnings("ignore:.*values unlike those")
 def test_a_picture_has_no_m2_to_go_by_and_that_is_said_before_it_is_mapped(world, write_scene):
     write_scene("picture.tif", np.full((3, 90, 90), 9, np.uint8), crs=None, transform=rasterio.Affine.identity())
     with pytest.raises(GeosegError, match=r"picture\.tif: no CRS with a place on the Earth, so --min-hole in m2"):

@@ -17,7 +17,7 @@ from geoseg.errors import (
     PreflightError,
     RasterError,
 )
-from geoseg.preflight import alike_bands, choose_bands, match_model, preflight_scenes
+from geoseg.preflight import alike_bands, choose_bands, match_model, match_values, preflight_scenes
 from geoseg.scenes import Scene, describe_scene
 from geoseg.spec import BandStatistics, ImageSpec, scale_bands
 
@@ -252,3 +252,51 @@ def test_pixels_of_another_size_than_the_models(make, size, warned, recwarn):
     assert [warning.category for warning in recwarn] == [MismatchWarning] * warned
     if warned:
         assert f"({10 / 0.9996 / size:.2g} times as large)" in str(recwarn[0].message)
+
+
+# Values
+
+
+def bands(**limits: float) -> ImageSpec:
+    """What a model was trained on: two bands of 1000 to 3000."""
+    facts = BandStatistics(**{"mean": 2000, "std": 500, "min": 800, "max": 3300, "p1": 1000, "p99": 3000} | limits)
+    return ImageSpec(
+        scale_bands([facts] * 2, names=["red", "nir"], sources=[1, 2], dtypes=["float32"] * 2, nodata=[None] * 2),
+        2,
+        10.0,
+        64,
+    )
+
+
+def valued(write_scene, rng, low: float, high: float, **options) -> Scene:
+    pixels = rng.uniform(low, high, (2, 200, 150)).astype(np.float32)
+    pixels[:, :90] = -9999
+    return describe_scene(write_scene("scene.tif", pixels, nodata=-9999, **options))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1000, 3000), (1500, 2900), (700, 3500), (1880, 2120)])
+def test_values_as_in_training(write_scene, rng, low, high):
+    match_values(valued(write_scene, rng, low, high), bands(), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [(0.1, 0.3, r"0\.10\d* to 0\.29\d* and not 1000 to 3000"), (3000, 5000, "30.* to 49"), (1990, 2010, "199"), (-9e4, 9e4, "-8")],
+)  # fmt: skip
+def test_values_unlike_those_of_training_are_said(write_scene, rng, low, high, found):
+    with pytest.warns(MismatchWarning, match=rf"scene\.tif: values unlike those .*\(red {found}.*, nir {found}"):
+        match_values(valued(write_scene, rng, low, high), bands(), [1, 2])
+
+
+def test_of_a_scene_without_pixels_nothing_is_told(write_scene):
+    empty = np.full((2, 64, 64), -9999, np.float32)
+    match_values(describe_scene(write_scene("empty.tif", empty, nodata=-9999)), bands(), [1, 2])
+
+
+def test_scenes_without_a_crs_are_said_once(write_scene):
+    paths = [
+        write_scene(f"{name}.tif", np.ones((8, 8), np.uint8), crs=None, transform=Affine.identity()) for name in "ab"
+    ]
+    with pytest.warns(DataWarning, match=r"a\.tif and 1 others: no CRS, so nobody knows where it lies") as caught:
+        preflight_scenes(paths, stack=False, faults=Faults())
+    assert len(caught) == 1

@@ -167,6 +167,7 @@ def test_several_scenes_of_two_crs(world, write_scene, rng, tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*no CRS, so nobody knows")
 def test_a_picture_has_no_place_among_scenes_that_have_one(world, write_scene, rng, tmp_path):
     scene, model, _ = world
     pixels = rng.integers(1, 999, (2, 16, 32)).astype(np.uint16)

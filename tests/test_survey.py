@@ -30,6 +30,8 @@ from geoseg.pairs import TileOptions
 from geoseg.scenes import find_scenes
 from geoseg.survey import Plan, survey
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*on another grid than what it is laid on")
+
 SIDE = 64
 
 

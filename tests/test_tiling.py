@@ -28,6 +28,8 @@ from geoseg.errors import (
 from geoseg.survey import Plan
 from geoseg.tiling import tile
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*on another grid than what it is laid on")
+
 SIDE, CHIP = 96, 16
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 
@@ -255,6 +257,7 @@ def test_a_stack_of_mixed_dtypes_and_nodata(write_scene, labels, tmp_path, out, 
     assert first.name == "stack_000000_000000"
 
 
+@pytest.mark.filterwarnings("ignore:.*no CRS, so nobody knows")
 def test_pictures_without_a_place(write_scene, out, rng):
     scene = write_scene(
         "scene.png", rng.integers(1, 200, (3, SIDE, SIDE), np.uint8), crs=None, transform=Affine.identity()
@@ -308,6 +311,7 @@ def test_footprints_lie_where_the_chips_lie(scene, labels, out):
         assert outline.symmetric_difference(box(chip.row, chip.col, CHIP, CHIP)).area < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:.*no CRS, so nobody knows")
 def test_a_picture_among_scenes_has_no_outline_on_the_map(write_scene, scene, labels, tmp_path, out, rng):
     place = {"crs": None, "transform": Affine.identity()}
     picture = write_scene("picture.png", rng.integers(1, 200, (3, SIDE, SIDE), np.uint8), **place)

@@ -1,0 +1,76 @@
+"""A model is not tried on ground that it has learned from without a word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import rasterio
+from affine import Affine
+from farm import plough
+
+import geoseg
+from geoseg.errors import DataWarning, FormatError, GeosegWarning
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory) -> Path:
+    return plough(tmp_path_factory.mktemp("farm"))
+
+
+def cut_again(farm: Path, folder: Path, *, metres: float = 0) -> Path:
+    """Chips of the scene of the farm, moved, with another split."""
+    folder.mkdir()
+    for name in ("scene", "labels"):
+        shutil.copy(farm / f"{name}.tif", folder)
+        with rasterio.open(folder / f"{name}.tif", "r+") as raster:
+            raster.transform = Affine(10, 0, 500_000 + metres, 0, -10, 4_500_000)
+    geoseg.tile(
+        folder / "scene.tif", labels=folder / "labels.tif", out=folder / "chips", chip_size=32, block_size=1, seed=5
+    )
+    return folder / "chips"
+
+
+def test_other_chips_of_the_same_ground_flatter(farm, tmp_path):
+    chips = cut_again(farm, tmp_path / "again")
+    with pytest.warns(DataWarning, match=r"chips: the model has learned from scenes of the same ground \(scene\)"):
+        found = geoseg.evaluate(chips, model=farm / "model", out=tmp_path / "report", bootstrap=5)
+    assert found.metrics["provenance"]["on_ground_of_training"] == ["scene"]
+    assert (
+        "The model has learned from scenes of the same ground (scene)"
+        in (tmp_path / "report" / "report.html").read_text()
+    )
+
+
+def test_its_own_chips_and_other_ground_do_not(farm, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GeosegWarning)
+        own = geoseg.evaluate(farm / "chips", model=farm / "model", out=tmp_path / "own", bootstrap=5)
+        beside = cut_again(farm, tmp_path / "beside", metres=1600)
+        other = geoseg.evaluate(beside, model=farm / "model", out=tmp_path / "other", bootstrap=5)
+    for found in (own, other):
+        assert found.metrics["provenance"]["on_ground_of_training"] == []
+
+
+def test_half_of_a_scene_is_enough_and_a_seam_is_not(farm, tmp_path):
+    with pytest.warns(DataWarning, match="same ground"):
+        geoseg.evaluate(
+            cut_again(farm, tmp_path / "half", metres=800), model=farm / "model", out=tmp_path / "a", bootstrap=5
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GeosegWarning)
+        geoseg.evaluate(
+            cut_again(farm, tmp_path / "seam", metres=1590), model=farm / "model", out=tmp_path / "b", bootstrap=5
+        )
+
+
+def test_a_card_whose_ground_is_none_is_refused_in_one_line(farm, tmp_path):
+    shutil.copytree(farm / "model", tmp_path / "model")
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    card["training"] |= {"ground": {"scene": [["a"]]}, "chips_sha256": ""}
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(FormatError, match="ground of training: Expected"):
+        geoseg.evaluate(farm / "chips", model=tmp_path / "model", out=tmp_path / "report")
