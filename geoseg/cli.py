@@ -10,7 +10,7 @@ import sys
 import tomllib
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, get_args
 
@@ -33,7 +33,10 @@ class Verb(click.Command):
         with _one_line_errors(debug), closing(_Bar(quiet)) as bar, _warnings_shown(bar, verbose, strict):
             ctx.params["progress"] = bar
             try:
-                _print(_told(super().invoke(ctx), as_json))
+                result = super().invoke(ctx)
+                _print(_told(result, as_json))
+                if hasattr(result, "raise_faults"):  # of `check`, which has told all the same
+                    result.raise_faults()
             except SomeScenesError as some:
                 _print(_told(list(some.made), as_json))
                 raise
@@ -227,20 +230,52 @@ OUTLINES = [
     ),
     click.option("--connectivity", type=_choice(choices.Connectivity), default=4, help="8 joins pixels that touch at corners."),
 ]  # fmt: skip
+CHIPS = [
+    chip_size_option,
+    click.option("--stride", type=int, help="Pixels from one chip to the next.  [default: chip size]"),
+    bands_option,
+    classes_option,
+    class_field_option,
+    click.option("--background", help="Name or value of the class that is not made into polygons."),
+    click.option(
+        "--other", type=_choice(choices.Other), default="error", help="What to do about values outside the legend."
+    ),
+    click.option("--label-nodata", type=int, help="A label value that means unknown."),
+    click.option("--all-touched", is_flag=True, help="Burn every pixel that a polygon touches."),
+    unlabelled_option,
+    click.option("--aoi", type=PATH, help="Polygons inside which the labels are complete; outside is ignored."),
+    split_option,
+    click.option(
+        "--split-by", type=_choice(choices.SplitBy), default="block", help="What is kept together in one split."
+    ),
+    click.option("--block-size", type=AUTO_INT, default="auto", help="Chips per side of a block of ground."),
+    click.option("--max-nodata", default=0.5, help="Largest share of nodata in a chip."),
+    click.option("--min-label", default=0.0, help="Least share of labelled pixels in a chip."),
+    click.option("--negatives", default=1.0, help="Share of background-only training chips that is kept."),
+]
 
 
-def outline_options(command: Any) -> Any:
-    """What `predict` and `polygonize` have in common."""
-    for option in reversed(OUTLINES):
-        command = option(command)
-    return command
+def _all_of(options: Sequence[Any]) -> Callable[[Any], Any]:
+    """A decorator that gives a command several options, in their order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
+chip_options, outline_options = _all_of(CHIPS), _all_of(OUTLINES)
 precision_option = click.option("--precision", type=_choice(choices.Precision), default="auto", help="Of the network.")
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 threshold_option = click.option(
     "--threshold", type=float, help="Least probability of the second of two classes (bce).  [default: the model's]"
 )
+allow_remote_option = click.option(
+    "--allow-remote", is_flag=True, help="A scene may be an address, such as https:// or s3://."
+)
+allow_vrt_option = click.option("--allow-vrt", is_flag=True, help="A scene may be a VRT, which names files of its own.")
 seed_option = click.option("--seed", default=0, help="Of everything random.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace earlier outputs.")
 
@@ -270,25 +305,7 @@ def cli() -> None:
 @scenes_argument
 @click.option("--labels", type=PATH, required=True, help="Mask raster, polygon file, or a folder of either.")
 @click.option("-o", "--out", type=PATH, default="chips", help="Chip folder.")
-@chip_size_option
-@click.option("--stride", type=int, help="Pixels from one chip to the next.  [default: chip size]")
-@bands_option
-@classes_option
-@class_field_option
-@click.option("--background", help="Name or value of the class that is not made into polygons.")
-@click.option(
-    "--other", type=_choice(choices.Other), default="error", help="What to do about values outside the legend."
-)
-@click.option("--label-nodata", type=int, help="A label value that means unknown.")
-@click.option("--all-touched", is_flag=True, help="Burn every pixel that a polygon touches.")
-@unlabelled_option
-@click.option("--aoi", type=PATH, help="Polygons inside which the labels are complete; outside is ignored.")
-@split_option
-@click.option("--split-by", type=_choice(choices.SplitBy), default="block", help="What is kept together in one split.")
-@click.option("--block-size", type=AUTO_INT, default="auto", help="Chips per side of a block of ground.")
-@click.option("--max-nodata", default=0.5, help="Largest share of nodata in a chip.")
-@click.option("--min-label", default=0.0, help="Least share of labelled pixels in a chip.")
-@click.option("--negatives", default=1.0, help="Share of background-only training chips that is kept.")
+@chip_options
 @click.option("--scale", type=_choice(choices.Scaling), default="dataset", help="How bands are scaled.")
 @stack_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
@@ -367,8 +384,8 @@ def train(chips: str, **options: Any) -> Any:
 @click.option("--check-seams", is_flag=True, help="Measure how windows disagree along their borders.")
 @click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that predicts (extra).")
 @stack_option
-@click.option("--allow-remote", is_flag=True, help="A scene may be an address, such as https:// or s3://.")
-@click.option("--allow-vrt", is_flag=True, help="A scene may be a VRT, which names files of its own.")
+@allow_remote_option
+@allow_vrt_option
 @click.option("--resume", is_flag=True, help="Go on where a run of this scene was stopped.")
 @overwrite_option
 def predict(scenes: tuple[str, ...], **options: Any) -> Any:
@@ -462,12 +479,11 @@ def info(path: str, progress: Any) -> Any:
 @scenes_argument
 @click.option("--labels", type=PATH, help="As for tile; they are read through.")
 @click.option("-m", "--model", type=PATH, help="As for predict.")
-@chip_size_option
-@bands_option
-@classes_option
-@class_field_option
-@split_option
+@chip_options
 @stack_option
+@allow_remote_option
+@allow_vrt_option
+@seed_option
 def check(scenes: tuple[str, ...], **options: Any) -> Any:
     """Find every fault that tile (--labels) or predict (-m) would."""
     return geoseg.check(scenes, **options)

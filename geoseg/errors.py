@@ -120,13 +120,13 @@ class SomeScenesError(GeosegError):
 
 
 class PreflightError(GeosegError):
-    """Several faults, found before any work began.
+    """Several faults, found before any work began; warnings too, where these are errors.
 
     Attributes:
         faults: the errors, in the order they were found; at least two.
     """
 
-    def __init__(self, faults: Sequence[GeosegError]):
+    def __init__(self, faults: Sequence[GeosegError | GeosegWarning]):
         self.faults = tuple(faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
@@ -155,21 +155,25 @@ class Faults:
     """
 
     def __init__(self) -> None:
-        self.errors: list[GeosegError] = []
+        self.errors: list[GeosegError | GeosegWarning] = []
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Keep a `GeosegError` raised in the block and go on after it."""
+        """Keep a `GeosegError` raised in the block, or a warning where these are errors, and go on after it."""
         try:
             yield
         except PreflightError as several:
             self.errors.extend(several.faults)
-        except GeosegError as error:
+        except (GeosegError, GeosegWarning) as error:
             self.errors.append(error)
+
+    def distinct(self) -> tuple[GeosegError | GeosegWarning, ...]:
+        """Those that were found, each once: a file may serve many scenes."""
+        return tuple({str(error): error for error in self.errors}.values())
 
     def raise_any(self) -> None:
         """Raise the one error found, or a `PreflightError` with all of them; each is said once."""
-        errors = list({str(error): error for error in self.errors}.values())  # a file may serve many scenes
+        errors = self.distinct()
         if len(errors) == 1:
             raise errors[0]
         if errors:

@@ -43,15 +43,20 @@ def preflight_scenes(
                     DataWarning,
                     stacklevel=3,
                 )
+    with faults.collect():
+        _say_lost(scenes)
+    return scenes
+
+
+def _say_lost(scenes: Sequence[Scene]) -> None:
     if lost := [scene for scene in scenes if scene.crs is None]:
         others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
         warnings.warn(
             f"{lost[0].path}{others}: no CRS, so nobody knows where it lies: places are told in pixels, and areas not at all; set it "
             f"with: gdal_edit.py -a_srs",
             DataWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return scenes
 
 
 def choose_bands(scene: Scene, bands: str | Sequence[int | str] | None) -> tuple[int, ...]:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from affine import Affine
+from click.testing import CliRunner
 
 import geoseg
 from geoseg.bundle import CARD, WEIGHTS, write_bundle
+from geoseg.cli import cli
 from geoseg.describing import Check, check, info
-from geoseg.errors import FormatError, InputError, MissingFileError, PreflightError, RasterError
+from geoseg.errors import (
+    DataWarning,
+    FormatError,
+    InputError,
+    MismatchWarning,
+    MissingFileError,
+    PreflightError,
+    RasterError,
+)
 from geoseg.models import Architecture
 
 
@@ -190,7 +202,7 @@ def test_without_labels_there_are_no_chips(scene):
 def test_all_faults_of_the_inputs_at_once(tmp_path):
     inputs = [tmp_path / "a.tif", tmp_path / "b.tif"]
     with pytest.raises(PreflightError) as error:
-        check(inputs, labels=tmp_path / "labels.gpkg", model=tmp_path / "model")
+        check(inputs, labels=tmp_path / "labels.gpkg", model=tmp_path / "model").raise_faults()
     assert said(error) == [*map(str, inputs), str(tmp_path / "labels.gpkg"), str(tmp_path / "model" / CARD)]
 
 
@@ -200,13 +212,46 @@ def test_all_faults_of_model_labels_and_options_at_once(model, write_scene, rng,
     twin = write_scene("twin.tif", rng.integers(1, 9, (2, 80, 64), dtype=np.uint8))
     stray = write_scene("stray.tif", np.full((80, 64), 7, np.uint8))
     with pytest.raises(PreflightError) as error:
-        check([short, twin], labels=stray, model=model, chip_size=16, classes="0=other,1=crop")
+        check([short, twin], labels=stray, model=model, chip_size=16, classes="0=other,1=crop").raise_faults()
     assert said(error) == [str(stray), str(model / WEIGHTS), str(short), str(twin)]
     with pytest.raises(PreflightError) as error:
-        check(short, labels=tmp_path / "no.tif", chip_size=0)
+        check(short, labels=tmp_path / "no.tif", chip_size=0).raise_faults()
     assert said(error) == ["--chip-size 0", str(tmp_path / "no.tif")]
 
 
 def test_a_scene_is_needed(labels):
     with pytest.raises(InputError, match="no scene given"):
-        check([], labels=labels)
+        check([], labels=labels).raise_faults()
+
+
+def test_what_is_found_is_told_for_programs_and_people(model, write_scene, rng, tmp_path):
+    short = write_scene("short.tif", rng.integers(1, 9, (2, 80, 64), dtype=np.uint8))
+    picture = write_scene(
+        "a.png", rng.integers(1, 200, (3, 80, 64), dtype=np.uint8), crs=None, transform=Affine.identity()
+    )
+    with pytest.warns(DataWarning, match=r"a\.png: no CRS"):
+        found = check([short, picture, tmp_path / "no.tif"], model=model)
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [fault["kind"] for fault in document["faults"]] == ["MissingFileError", "MismatchError"]
+    assert document["faults"][1]["message"].startswith(f"{short}: 2 bands found")
+    assert [told["kind"] for told in document["warnings"]] == ["DataWarning"]
+    assert [scene["name"] for scene in document["scenes"]] == ["short", "a"]
+    assert str(found).endswith("2 faults found")
+
+
+def test_where_warnings_are_errors_all_of_them_are_faults_at_once(model, write_scene, rng, tmp_path):
+    pixels = rng.integers(1, 200, (3, 80, 64), dtype=np.uint8)
+    picture = write_scene("a.png", pixels, crs=None, transform=Affine.identity())
+    coarse = write_scene("b.tif", pixels, transform=Affine(50, 0, 5e5, 0, -50, 4.5e6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = check([picture, coarse], model=model)
+    assert [type(fault) for fault in found.faults] == [DataWarning, MismatchWarning]
+
+
+def test_check_ends_with_1_where_there_are_faults(model, write_scene, rng, tmp_path):
+    short = write_scene("short.tif", rng.integers(1, 9, (2, 80, 64), dtype=np.uint8))
+    done = CliRunner().invoke(cli, ["check", str(short), str(tmp_path / "no.tif"), "-m", str(model), "--json"])
+    assert done.exit_code == 1
+    assert len(json.loads(done.stdout)["faults"]) == 2
+    assert done.stderr.startswith("Error: 2 faults, nothing was done\n")
