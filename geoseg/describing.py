@@ -228,6 +228,9 @@ def check(
 
     Returns:
         All faults and warnings. Where warnings are errors (`--strict`), these are faults too.
+
+    Raises:
+        Nothing that it has found; see `Check.raise_faults`.
     """
     faults = Faults()
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)

@@ -48,12 +48,13 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def _refuse_long(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if (size := len(path.name.encode(errors="surrogateescape"))) > _MAX_NAME_BYTES:
-            raise InputError(
-                f"{path.name}: a name of {size} bytes, where {_MAX_NAME_BYTES} are possible; give the scene, or --out, a shorter "
-                f"name"
-            )
+    sizes = {path.name: len(path.name.encode(errors="surrogateescape")) for path in paths}
+    longest = max(sizes, key=sizes.__getitem__, default="")
+    if longest and sizes[longest] > _MAX_NAME_BYTES:
+        raise InputError(
+            f"{longest}: a name of {sizes[longest]} bytes, where {_MAX_NAME_BYTES} are possible; give the scene, or --out, a "
+            f"shorter name"
+        )
 
 
 @contextmanager
