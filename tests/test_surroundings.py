@@ -66,7 +66,7 @@ def test_names_as_long_as_the_disk_takes(farm, tmp_path, length):
     scene = tmp_path / f"{'n' * (length - 4)}.tif"
     shutil.copy(farm / "scene.tif", scene)
     with pytest.raises(
-        InputError, match=rf"_classes\.tif\.aux\.xml: a name of {length + 16} bytes, where 255 are possible"
+        InputError, match=rf"_probabilities\.tif\.aux\.xml: a name of {length + 22} bytes, where 255 are possible"
     ):
         geoseg.predict(scene, model=farm / "model", out=tmp_path / "out")
     with pytest.raises(InputError, match=rf"_000000\.tif: a name of {length + 14} bytes"):
