@@ -1,6 +1,6 @@
 """Files damaged at random, for every reader: each must be read, or refused in one line, soon and in little memory.
 
-`python tests/fuzzing.py --minutes 60` tries new ones, and keeps those that break this in `tests/corpus`, where
+`python tests/fuzzing.py 60` tries new ones, and keeps those that break this in `tests/corpus`, where
 `test_corpus.py` takes them up.
 """
 
@@ -534,7 +534,7 @@ def hunt(target: str, work: Path, minutes: float, seed: int) -> tuple[int, Count
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("minutes", type=float, nargs="?", default=10)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("targets", nargs="*", default=list(TARGETS))
     options = parser.parse_args()

@@ -361,3 +361,16 @@ def test_the_quickstart_works_line_by_line(tmp_path):
     with open(tmp_path / "model" / "history.csv", encoding="utf-8", newline="") as file:
         columns = {re.sub("val_iou_.*", "val_iou_<class name>", name) for name in next(csv.reader(file))}
     assert columns == documented("history.csv")
+
+
+def test_every_promise_names_tests_that_are_there():
+    text = (DOCS / "promises.md").read_text(encoding="utf-8")
+    promises = re.split(r"^## \d+\. ", text, flags=re.MULTILINE)[1:]
+    assert len(promises) == 10
+    for promise in promises:
+        held = promise.partition("Held by ")[2]
+        named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", held)
+        assert named, promise[:60]
+        for file, test in named:
+            assert not test or f"\ndef {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, test)
+            assert (ROOT / "tests" / file).exists()
