@@ -1,15 +1,17 @@
 # `make demo` and `make test` set up all they need: a virtual environment of their own, with the default build of torch.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 BIN := $(VENV)/bin
 # No model hub is asked for anything.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all test-oldest lint clean
 
 help:
 	@echo "make demo      train on the sample scene, map another one, and say how good the map is (minutes)"
 	@echo "make test      linters, types, and every test but the slow ones"
+	@echo "make test-oldest  the same tests with the oldest versions of all libraries that are allowed"
 	@echo "make test-all  the slow tests as well; with GEOSEG_REAL_DATA=FOLDER those on real scenes"
 
 $(VENV)/installed: pyproject.toml
@@ -36,8 +38,17 @@ lint: $(VENV)/installed
 test: lint
 	$(BIN)/pytest -n 2 -m "not slow and not real"
 
+$(OLDEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/oldest.py > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --editable ".[dev]" --constraint $(OLDEST)/oldest.txt
+	@touch $@
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/pytest -n 2 -m "not slow and not real"
+
 test-all: lint
 	$(BIN)/pytest
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -65,6 +65,8 @@ def precision_name(dtype: torch.dtype) -> Precision:
 
 def has_bf16_units() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware: in matrix units (AMX), or in AVX-512 ones."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.12
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     found = torch.cpu.get_capabilities()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 

@@ -69,10 +69,18 @@ def test_one_gpu_more_than_there_are(two_gpus):
     [({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16), ({"avx512": True}, torch.float32)],
 )
 def test_a_cpu_with_the_units_computes_in_bfloat16(monkeypatch, units, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
     assert has_bf16_units() == (dtype == torch.bfloat16)
     assert choose_precision(CPU) == dtype
     assert choose_precision(CPU, "fp32") == torch.float32
+
+
+@pytest.mark.parametrize(("tile", "bf16"), [(True, False), (False, True), (False, False)])
+def test_an_older_torch_knows_the_units_too(monkeypatch, tile, bf16):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tile)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    assert has_bf16_units() == (tile or bf16)
 
 
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
