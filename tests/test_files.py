@@ -307,3 +307,17 @@ def test_a_missing_file_is_named_with_what_it_should_be(tmp_path):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_what_a_killed_run_has_left_of_a_file_is_gone_before_another_writes_it(tmp_path):
+    """SQLite would take a journal beside a new file for its own, and roll the old one back into it."""
+    with publish(tmp_path / "a.gpkg") as partial:
+        left = partial
+        partial.write_bytes(b"whole")
+    left.write_bytes(b"half")
+    left.with_name(f"{left.name}-journal").write_bytes(b"of the half")
+    with publish(tmp_path / "a.gpkg", overwrite=True) as partial:
+        assert partial == left
+        assert tree(tmp_path) == sorted(["a.gpkg", f"{partial.name}.lock"])
+        partial.write_bytes(b"new")
+    assert tree(tmp_path) == ["a.gpkg"]
