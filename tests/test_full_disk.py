@@ -58,6 +58,7 @@ def test_where_a_file_may_not_grow(farm, tmp_path, name):
     sizes = sorted(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
     for place, limit in enumerate((0, 1, sizes[0] // 2, sizes[0] - 1, *{sizes[-1] // 2, sizes[-1] - 1})):
         assert not hold(farm, name, tmp_path / f"{place}", expected, limit)
+    assert not (tmp_path / "0").exists()  # where nothing could be written, nothing is left to go on from
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
 from rasterio.windows import Window
 
 from geoseg.errors import GeoreferenceError, MissingFileError, PreflightError, RasterError
@@ -499,3 +500,17 @@ def test_a_scene_placed_by_control_points_only_is_refused(write_scene):
 def test_complex_numbers_are_refused(write_scene):
     with pytest.raises(RasterError, match=r"complex64.*integers or floats"):
         describe_scene(write_scene("a.tif", np.ones((2, 2), np.complex64)))
+
+
+def test_a_scene_placed_by_a_camera_model_only_is_refused(write_scene):
+    path = write_scene("a.tif", np.ones((8, 8), np.uint8), crs=None, transform=Affine.identity())
+    rising = [0.0, 1.0] + [0.0] * 18
+    with warnings.catch_warnings(), rasterio.open(path, "r+") as dataset:
+        warnings.simplefilter("ignore")
+        dataset.rpcs = RPC(
+            height_off=0, height_scale=500, lat_off=40, lat_scale=1, line_den_coeff=[1.0] + [0.0] * 19, line_num_coeff=rising,
+            line_off=4, line_scale=4, long_off=10, long_scale=1, samp_den_coeff=[1.0] + [0.0] * 19, samp_num_coeff=rising,
+            samp_off=4, samp_scale=4,
+        )  # fmt: skip
+    with pytest.raises(GeoreferenceError, match=r"a\.tif: placed by a camera model \(RPC\) only; .* gdalwarp -rpc"):
+        describe_scene(path)
