@@ -15,7 +15,7 @@ A module imports from the floors below its own, and from its own floor where tha
 import one another:
 
     floor 4   cli __main__
-    floor 3   tiling training prediction polygons evaluation sampling suggestion describing
+    floor 3   tiling training prediction polygons evaluation sampling suggestion describing checking
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging
               inference seams; augment optimisation recipe transfer plan
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "check": "describing",
+    "check": "checking",
     "evaluate": "evaluation",
     "info": "describing",
     "polygonize": "polygons",
@@ -69,7 +69,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from geoseg.describing import check, info
+    from geoseg.checking import check
+    from geoseg.describing import info
     from geoseg.errors import GeosegError, GeosegWarning
     from geoseg.evaluation import evaluate
     from geoseg.legend import Legend, parse_legend

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyproj
@@ -124,6 +124,21 @@ class Scene:
             raise GeoreferenceError(
                 f"{self.path}: its CRS cannot be placed on the earth ({error}); name the right one with: gdal_edit -a_srs"
             ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "name": self.name,
+            "height": self.height,
+            "width": self.width,
+            "bands": list(self.band_names),
+            "dtypes": list(self.dtypes),
+            # JSON has no word for these but a text.
+            "nodata": [value if value is None or math.isfinite(value) else str(value) for value in self.nodata],
+            "crs": self.crs.to_string() if self.crs else None,
+            "transform": list(self.transform)[:6],
+            "pixel_size_m": self.pixel_size_m,
+        }
 
     @contextmanager
     def open(self) -> Iterator[SceneReader]:

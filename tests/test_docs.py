@@ -189,8 +189,9 @@ def test_every_public_name_and_result_is_in_the_api_page():
 def results() -> list[type]:
     """The classes that the functions return."""
     from geoseg.bundle import Bundle
+    from geoseg.checking import Check
     from geoseg.chips import ChipFolder
-    from geoseg.describing import Check, Description
+    from geoseg.describing import Description
     from geoseg.evaluation import Evaluation
     from geoseg.polygons import PolygonLayer
     from geoseg.sampling import PointSample
