@@ -271,7 +271,10 @@ def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:
     """
     try:
         document = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite_float
+            path.read_text(encoding="utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+            parse_int=_int64,
         )
     except FileNotFoundError:
         raise MissingFileError(f"{path}: not found; {what} is needed") from None
@@ -297,6 +300,13 @@ def _finite_float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text} found, which is too large for a number")
+    return number
+
+
+def _int64(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:  # as a float, msgspec before 0.22 would take it for -1
+        raise ValueError(f"{text[:20]}... found, which is too large for a number")
     return number
 
 
