@@ -231,13 +231,9 @@ def _disk_errors(target: Path) -> Iterator[None]:
     except DiskError:
         raise
     except (OSError, sqlite3.OperationalError) as error:
-        if isinstance(error, OSError) and error.errno not in {
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EIO,
-            errno.EROFS,
-        }:
+        full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+        homeless = isinstance(error, FileNotFoundError) and "temporary directory" in str(error)  # of Python's tempfile
+        if isinstance(error, OSError) and error.errno not in full and not homeless:
             raise
         folder = next(path for path in (target, *target.parents) if path.is_dir())
         free = shutil.disk_usage(folder).free / 2**20
