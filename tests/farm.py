@@ -16,6 +16,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,9 +196,11 @@ def attempt(farm: Path, name: str, out: Path, again: dict[str, Any], limit: int 
         try:
             COMMANDS[name].run(farm, out, **again)
         except BaseException as error:
-            told.send((type(error).__name__, str(error)))
+            found = type(error).__name__, str(error)
         else:
-            told.send(("", ""))
+            found = "", ""
+    with suppress(BrokenPipeError):  # nobody waits for one that was to be killed
+        told.send(found)
 
 
 def begin(

@@ -29,6 +29,7 @@ def farm(tmp_path_factory) -> Path:
 def stop_and_try_again(farm: Path, name: str, tmp_path: Path, kills: int, rng: np.random.Generator) -> int:
     """Stop a command at so many moments; how often it was still at work."""
     inputs = {folder: contents(farm / folder) for folder in ("chips", "model", "map")}
+    outcome(farm, name, tmp_path / "first", {})  # the first process waits for all that is loaded before
     started = time.monotonic()
     assert outcome(farm, name, tmp_path / "whole", {}) == ("", "")
     seconds = time.monotonic() - started
