@@ -71,15 +71,22 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
+        _let_go()
         click.echo(_printable(f"Stopped. {stop}".rstrip()), err=True)
         sys.exit(128 + signal.SIGINT)
     except SystemExit as stop:  # SIGTERM
+        _let_go()
         click.echo(" ".join(["Stopped.", *getattr(stop, "__notes__", ())]), err=True)
         raise
     except Exception as error:
         if debug:
             traceback.print_exc()
         raise click.ClickException(_printable(_lines(error))) from error
+
+
+def _let_go() -> None:
+    """Hear no complaints of what is cleared away after a stop, such as of a progress bar that was stopped while it was made."""
+    sys.unraisablehook = lambda unraisable: None
 
 
 def _lines(error: Exception) -> str:
