@@ -178,6 +178,8 @@ class MapPair:
 
     def _indices(self, reader: LabelReader, window: Window, name: str) -> np.ndarray:
         values, known = reader.read(window)
+        if not known.any():
+            return np.full(known.shape, IGNORE, np.uint8)
         if self.merged:
             for value in np.unique(values[known]).tolist():
                 values[known & (values == value)] = self.merged.get(value, value)

@@ -20,8 +20,8 @@ from rasterio.windows import Window
 
 from geoseg.errors import DataWarning, Faults, GeoreferenceError, LabelError, LegendError, MissingFileError
 from geoseg.legend import LEGEND_TAG, Legend, make_legend
-from geoseg.raster import RASTER_SUFFIXES, open_raster, reading
-from geoseg.scenes import Scene, describe_scene, same_grid, valid_pixels
+from geoseg.raster import RASTER_SUFFIXES, has_blocks, open_raster, reading
+from geoseg.scenes import Scene, describe_scene, holds, same_grid, valid_pixels
 from geoseg.vector import VECTOR_SUFFIXES
 
 _LABEL_ENDINGS = r"_(mask|label|labels|classes)$"
@@ -174,10 +174,14 @@ class _RasterLabels:
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         inside = window.intersection(Window(0, 0, self._scene.width, self._scene.height))
         own, further = self._unknown
+        values, labelled = (np.zeros((window.height, window.width), dtype) for dtype in (np.int32, bool))
         with reading(self._path):
+            if own is not None and holds(self._dataset.dtypes[0], own) and not has_blocks(self._dataset, 1, inside):
+                return values, labelled
             raw = self._dataset.read(1, window=inside)
             known = valid_pixels(raw[None], [own], [self._dataset], inside)
-        known &= raw != further
+        if further is not None:
+            known &= raw != further
         if raw.dtype.kind == "f":
             fractions = known & (raw != np.trunc(np.where(known, raw, 0)))
             if fractions.any():
@@ -186,11 +190,10 @@ class _RasterLabels:
                 )
         if raw.dtype.itemsize > 2:
             raw = np.clip(np.where(known, raw, 0).astype(np.float64), _INT32.min, _INT32.max)
-        values, labelled = np.zeros((2, window.height, window.width), np.int32)
         row, col = inside.row_off - window.row_off, inside.col_off - window.col_off
         at = np.s_[row : row + inside.height, col : col + inside.width]
         values[at], labelled[at] = raw, known
-        return values, labelled > 0
+        return values, labelled
 
 
 def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:

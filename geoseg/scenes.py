@@ -215,7 +215,7 @@ class SceneReader:
         others: set[tuple[DatasetReader, int]] = set()
         for source in sources:
             (file, number), nodata = self._places[source - 1], self.scene.nodata[source - 1]
-            if nodata is not None and _holds(self.scene.dtypes[source - 1], nodata):
+            if nodata is not None and holds(self.scene.dtypes[source - 1], nodata):
                 apart = bands_apart(file)
                 (others if nodata else zeros).add((file, number if apart else 1))
         if any(not has_blocks(*place, window) for place in others):
@@ -234,7 +234,7 @@ class SceneReader:
         return np.stack([file.read(number, window=window).astype(dtype) for file, number in places])
 
 
-def _holds(dtype: str, value: float) -> bool:
+def holds(dtype: str, value: float) -> bool:
     """Whether a dtype holds a nodata value: where it does not, GDAL fills in another value, which is data."""
     return in_dtype_range(value, dtype) and (np.dtype(dtype).kind == "f" or float(value).is_integer())
 

@@ -129,10 +129,10 @@ class Tally:
         reference, predicted = (
             np.where(counted, a, IGNORE).astype(np.uint8) for a in (ground.reference, ground.predicted)
         )
-        boundaries = BoundaryCounter(reference, predicted, classes, self._tolerance)
+        boundaries = BoundaryCounter(reference, predicted, classes, self._tolerance) if counted.any() else None
         for place, at in ground.places:
             self._measure(place, ground.predicted[at])
-            if counted[at].any():
+            if boundaries is not None and counted[at].any():
                 confusion = confusion_matrix(reference[at], predicted[at], classes)
                 self._visit(place, confusion, reference[at], predicted[at])
                 self._count("confusions", place.block, confusion)

@@ -146,6 +146,24 @@ def test_nodata_of_the_file_and_of_the_user_is_unknown(write_scene, scene):
     assert read(write_scene("l.tif", VALUES), scene, nodata=-9999) == VALUES.tolist()
 
 
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 0), ("uint8", 255), ("float32", -9999), ("uint8", None)])
+def test_blocks_that_were_never_written_are_unknown_where_there_is_a_nodata_value(tmp_path, dtype, nodata):
+    layout = {"tiled": True, "blockxsize": 16, "blockysize": 16, "sparse_ok": True}
+    place = {"crs": "EPSG:32614", "transform": TRANSFORM, "height": 64, "width": 64}
+    with rasterio.open(tmp_path / "l.tif", "w", count=1, dtype=dtype, nodata=nodata, **layout, **place) as dataset:
+        dataset.write(np.ones((16, 16), dtype), 1, window=Window(16, 16, 16, 16))
+    scene = describe_scene(tmp_path / "l.tif")
+    with open_label_raster(scene.path, scene, classes=None, nodata=None) as reader:
+        values, known = reader.read(Window(-8, -8, 40, 24))
+        assert known[8:, 8:].all() == (nodata is None)
+        assert not values[known].any()
+        values, known = reader.read(Window(8, 8, 16, 16))
+    assert known[8:, 8:].all()
+    assert (values[8:, 8:] == 1).all()
+    assert known[:8].all() == (nodata is None)
+    assert not values[:8][known[:8]].any()
+
+
 def test_nodata_that_the_classes_name_is_a_class_after_all(write_scene, scene):
     path = write_scene("l.tif", VALUES, nodata=0)
     assert read(path, scene, classes="0=background,1=crop") == VALUES.tolist()
