@@ -9,15 +9,16 @@ Each command is a function of the same name with the same options:
     evaluate      how far to trust a model or a map
     sample        points to label, for areas with an interval
     suggest       windows to label next
+    export        a model for other programs
     info, check   what a file is; what would go wrong
 
 A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
 import one another:
 
     floor 4   cli __main__
-    floor 3   tiling training prediction polygons evaluation sampling suggestion describing checking
+    floor 3   tiling training prediction polygons evaluation sampling suggestion exporting describing checking
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
-              bundle reach; devices folding engines views predictor merging
+              bundle reach; devices folding engines views predictor merging standalone interchange
               inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
               changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
@@ -25,7 +26,7 @@ import one another:
               trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report disturbances robustness studies acquisition
     floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split
-    floor 0   errors choices named_parts progress pipeline legend spec grid metrics intervals calibration
+    floor 0   errors extras choices named_parts progress pipeline legend spec grid metrics intervals calibration
               comparison area_estimation files
 """
 
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "check": "checking",
     "evaluate": "evaluation",
+    "export": "exporting",
     "info": "describing",
     "polygonize": "polygons",
     "predict": "prediction",
@@ -58,6 +60,7 @@ __all__ = [
     "Legend",
     "check",
     "evaluate",
+    "export",
     "info",
     "parse_legend",
     "polygonize",
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from geoseg.describing import info
     from geoseg.errors import GeosegError, GeosegWarning
     from geoseg.evaluation import evaluate
+    from geoseg.exporting import export
     from geoseg.legend import Legend, parse_legend
     from geoseg.polygons import polygonize
     from geoseg.prediction import predict

@@ -19,6 +19,7 @@ import click
 import geoseg
 from geoseg import choices
 from geoseg.errors import DiskError, GeosegError, GeosegWarning, PreflightError, SomeScenesError, without_controls
+from geoseg.files import is_homeless
 
 
 class Verb(click.Command):
@@ -98,6 +99,10 @@ def _lines(error: Exception) -> str:
             return told
         case GeosegWarning():
             return f"{told} (a warning, but for --strict)"
+        case OSError() if is_homeless(error):  # torchvision asks for such a folder when it is imported
+            return (
+                f"{error.strerror}; free some room on one of these disks, or name a folder on another one with TMPDIR"
+            )
         case UnicodeEncodeError() if sys.getfilesystemencoding() != "utf-8":
             return f"{error.object}: cannot be opened in a locale that knows no such letters; set LANG=C.UTF-8"
     return f"unforeseen {type(error).__name__}: {told}; run again with --debug and report it"
@@ -473,6 +478,18 @@ def sample(predicted: str, **options: Any) -> Any:
 def suggest(scenes: tuple[str, ...], **options: Any) -> Any:
     """Say which windows of scenes to label next."""
     return geoseg.suggest(scenes, **options)
+
+
+@cli.command(cls=Verb)
+@model_option
+@click.option("-o", "--out", type=PATH, required=True, help="The file; its suffix, .onnx or .xml, tells the format.")
+@click.option("--format", type=_choice(choices.ExportFormat), help="Of the file.  [default: by suffix]")
+@click.option("--for", "for_", type=_choice(choices.Program), help="A program that wants it its own way.")
+@click.option("--tile-size", default=512, help="Rows and columns of a window.")
+@overwrite_option
+def export(**options: Any) -> Any:
+    """Write a model's network for other programs."""
+    return geoseg.export(**options)
 
 
 @cli.command(cls=Verb)

@@ -12,14 +12,14 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import Any, NamedTuple
 
 import geoseg
 from geoseg.bundle import WEIGHTS
-from geoseg.errors import DiskError, GeosegError, InputError, MissingFileError, ModelError
+from geoseg.errors import DiskError, GeosegError, InputError, MissingFileError
+from geoseg.extras import refuse_missing
 from geoseg.files import sha256
 from geoseg.mapping import MapJob, predict_strips
 from geoseg.merging import create_merger
@@ -71,7 +71,7 @@ def predict_on_cluster(
         The place of each map among the jobs, when it has all its strips or has failed, and what of.
 
     Raises:
-        ModelError: the package `distributed` is not installed.
+        MissingPackageError: the package `distributed` is not installed.
         MissingFileError, InputError: there is no scheduler, it went away, it has no worker, or one that lacks something.
     """
     with _connected(address) as client:
@@ -87,8 +87,7 @@ def predict_on_cluster(
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    if find_spec("distributed") is None:
-        raise ModelError('--dask: the package is not installed; install it with: pip install "geoseg[dask]"')
+    refuse_missing("distributed", extra="dask", asked="--dask")
     from distributed import Client
 
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says comes as an error too

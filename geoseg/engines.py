@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from geoseg.devices import precision_name
 from geoseg.errors import DiskError, ModelError
+from geoseg.extras import import_openvino, is_installed
 from geoseg.files import publish
 from geoseg.folding import fold_batch_norm
 from geoseg.models import Segmenter, class_logits
@@ -103,7 +103,8 @@ class OpenVinoEngine:
         dtype: float32 or bfloat16, of the maps between the layers; logits are float32.
 
     Raises:
-        ModelError: the package is not installed, or it does not compute in that dtype.
+        MissingPackageError: the package is not installed.
+        ModelError: it does not compute in that dtype.
     """
 
     name = _OPENVINO
@@ -115,7 +116,7 @@ class OpenVinoEngine:
                 f"--precision {precision_name(dtype)}: --engine openvino computes in fp32 or bf16; use one of these"
             )
         self.dtype = dtype
-        self._openvino = _import_openvino()
+        self._openvino = import_openvino("--engine openvino")
         self._core = self._openvino.Core()
         self._options = {
             "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[dtype],
@@ -185,25 +186,13 @@ class OpenVinoEngine:
             raise ModelError(f"--engine openvino: it cannot run this network ({reason}); use --engine torch") from error
 
 
-def _import_openvino() -> Any:
-    if faster_engine_installed() is None:
-        raise ModelError(
-            '--engine openvino: the package is not installed; install it with: pip install "geoseg[openvino]"'
-        )
-    # It would report every import to its makers over the network, unless the package that does so cannot be found.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
-
-
 def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geoseg" / _OPENVINO
 
 
 def faster_engine_installed() -> str | None:
     """The name of an engine that is here and faster than torch, without importing it."""
-    return _OPENVINO if find_spec(_OPENVINO) else None
+    return _OPENVINO if is_installed(_OPENVINO) else None
 
 
 def check_agreement(engine: Engine, network: Segmenter, batch: Tensor, least: float = 0.999) -> float:

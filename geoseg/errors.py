@@ -88,6 +88,10 @@ class LearningError(GeosegError):
     """Training came to nothing, as with a loss that is not a number."""
 
 
+class MissingPackageError(GeosegError, ImportError):
+    """A package that only some need, an extra of geoseg, is not installed."""
+
+
 class MissingFileError(GeosegError, FileNotFoundError):
     """A file or folder that is not there."""
 

@@ -223,6 +223,11 @@ def _lock(path: Path, target: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
+def is_homeless(error: BaseException) -> bool:
+    """Whether an error is that of Python's tempfile, which found room nowhere."""
+    return isinstance(error, FileNotFoundError) and "temporary directory" in str(error)
+
+
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
     """Say in one line that the disk refused, with the room that is left."""
@@ -232,8 +237,7 @@ def _disk_errors(target: Path) -> Iterator[None]:
         raise
     except (OSError, sqlite3.OperationalError) as error:
         full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-        homeless = isinstance(error, FileNotFoundError) and "temporary directory" in str(error)  # of Python's tempfile
-        if isinstance(error, OSError) and error.errno not in full and not homeless:
+        if isinstance(error, OSError) and error.errno not in full and not is_homeless(error):
             raise
         folder = next(path for path in (target, *target.parents) if path.is_dir())
         free = shutil.disk_usage(folder).free / 2**20

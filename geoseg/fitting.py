@@ -23,6 +23,7 @@ from geoseg.checkpoints import BEST, LAST, Checkpoints, checkpoint_weights, find
 from geoseg.chips import ChipFolder
 from geoseg.devices import out_of_memory
 from geoseg.errors import LearningError, ModelError
+from geoseg.extras import refuse_missing
 from geoseg.learning import History, SegmentationTask
 from geoseg.progress import Progress, silent
 from geoseg.recipe import Recipe
@@ -243,12 +244,8 @@ def _logger(machine: Machine) -> Any:
         return False
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    try:
-        return TensorBoardLogger(machine.tensorboard.parent, name=machine.tensorboard.name, version="")
-    except ModuleNotFoundError:
-        raise ModelError(
-            "--logger tensorboard: TensorBoard is not installed; pip install 'geoseg[tensorboard]'"
-        ) from None
+    refuse_missing("tensorboard", extra="tensorboard", asked="--logger tensorboard")
+    return TensorBoardLogger(machine.tensorboard.parent, name=machine.tensorboard.name, version="")
 
 
 def _known_trouble(error: Exception, recipe: Recipe) -> Exception | None:

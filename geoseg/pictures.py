@@ -201,4 +201,4 @@ def _image_spec(facts: Sequence[Facts], statistics: StatisticsSum) -> ImageSpec:
         nodata=[value if value is not None and math.isfinite(value) else None for value in first.nodata],
     )  # fmt: skip
     side = median_low(max(entry.scene.height, entry.scene.width) for entry in facts)
-    return ImageSpec(bands, count, first.pixel_size_m, side)
+    return ImageSpec(bands, count, first.pixel_size_m, side, map_pixel_size_m=first.map_pixel_size_m)

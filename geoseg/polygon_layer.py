@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from rasterio.crs import CRS
 from geoseg.choices import Connectivity, Format
 from geoseg.confidence import Confidence
 from geoseg.errors import DiskError, InputError
+from geoseg.extras import refuse_missing
 from geoseg.files import remove_with_journals
 from geoseg.geopackage import append_layer, check_layer, embed_style, writing_layer
 from geoseg.legend import Legend
@@ -118,8 +118,8 @@ def find_format(path: Path, named: str | None = None) -> Format:
     if found is None:
         asked = f"format '{named}'" if named else f"{path}: a name that ends in '{path.suffix}'"
         raise InputError(f"{asked}: no polygons can be written so; possible are .gpkg, .fgb, .geojson and .parquet")
-    if found == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"{path}: writing Parquet needs pyarrow; install it with: pip install 'geoseg[parquet]'")
+    if found == "parquet":
+        refuse_missing("pyarrow", extra="parquet", asked=str(path))
     return found
 
 

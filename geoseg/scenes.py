@@ -25,6 +25,9 @@ from geoseg.errors import Faults, GeoreferenceError, MissingFileError, RasterErr
 from geoseg.raster import RASTER_SUFFIXES, bands_apart, has_blocks, open_raster, reading, refuse_truncated
 from geoseg.remote import LOCAL, Access, RemoteFile, local_or_remote, network
 
+_DEGREE_M = 2 * math.pi * 6_378_137 / 360
+"""Metres of a degree on the equator, for which QGIS too takes every degree where it needs metres."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -101,6 +104,17 @@ class Scene:
         """
         area = self.pixel_area_m2(Window(self.width / 2, self.height / 2, 1, 1))
         return math.sqrt(area) if area else None
+
+    @property
+    def map_pixel_size_m(self) -> float | None:
+        """Side of a pixel in the map's own metres, which a projection makes longer or shorter than those on the ground.
+
+        A degree counts as 111.3 km, and a foot as what it is. None without a CRS.
+        """
+        if self.crs is None:
+            return None
+        unit = _DEGREE_M if self.crs.is_geographic else self.crs.linear_units_factor[1]
+        return math.sqrt(abs(self.transform.determinant)) * unit
 
     def pixel_area_m2(self, window: Window) -> float | None:
         """Mean area on the ground of the pixels of a small window, on the WGS 84 ellipsoid; None without a CRS."""

@@ -75,6 +75,7 @@ class ImageSpec:
         pixel_size_m: side of a pixel on the ground in metres; None for a picture without a CRS.
         chip_size: rows and columns of a chip.
         scaling: what the offsets and scales were called.
+        map_pixel_size_m: side of a pixel in the map's own metres, see `Scene.map_pixel_size_m`; None where it is not known.
     """
 
     bands: tuple[Band, ...]
@@ -82,6 +83,7 @@ class ImageSpec:
     pixel_size_m: float | None
     chip_size: int
     scaling: Scaling = "dataset"
+    map_pixel_size_m: float | None = None
 
     def __post_init__(self) -> None:
         if not self.bands or self.chip_size < 1 or self.source_count < 1:

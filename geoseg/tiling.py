@@ -196,9 +196,10 @@ def _image_spec(plan: Plan, statistics: StatisticsSum, scale: Scaling) -> ImageS
         statistics.result(), names=[first.band_names[band] for band in at], sources=plan.pairs.sources,
         dtypes=[first.dtypes[band] for band in at], nodata=[_finite(first.nodata[band]) for band in at], scaling=scale,
     )  # fmt: skip
-    sizes = sorted(scene.pixel_size_m for scene in scenes if scene.pixel_size_m)
-    middle = sizes[len(sizes) // 2] if sizes else None
-    return ImageSpec(bands, len(first.band_names), middle, plan.pairs.options.chip_size, scale)
+    placed = sorted((scene for scene in scenes if scene.pixel_size_m), key=lambda scene: scene.pixel_size_m or 0)
+    middle = placed[len(placed) // 2] if placed else None
+    size, map_size = (middle.pixel_size_m, middle.map_pixel_size_m) if middle else (None, None)
+    return ImageSpec(bands, len(first.band_names), size, plan.pairs.options.chip_size, scale, map_size)
 
 
 def _finite(nodata: float | None) -> float | None:

@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,11 @@ import geoseg
 
 SIZE = 160
 _TIMES = frozenset({"seconds", "versions", "date"})  # what another run may say otherwise
+
+
+_LOADED = ("geoseg.prediction", "geoseg.training", "geoseg.evaluation", "geoseg.tiling", "geoseg.polygons",
+           "geoseg.sampling", "geoseg.suggestion", "geoseg.exporting", "geoseg.engines", "segmentation_models_pytorch",
+           "lightning.pytorch", "pyarrow.parquet")  # fmt: skip
 
 
 class Command(NamedTuple):
@@ -67,6 +73,12 @@ def _polygonize(suffix: str) -> Callable[..., Any]:
     return run
 
 
+def _export(suffix: str) -> Callable[..., Any]:
+    return lambda farm, out, **again: geoseg.export(
+        model=farm / "model", out=out / f"network.{suffix}", tile_size=64, **again
+    )
+
+
 OVERWRITE, RESUME = {"overwrite": True}, {"resume": True, "overwrite": True}
 COMMANDS = {
     "tile": Command(
@@ -88,6 +100,7 @@ COMMANDS = {
         ),
         OVERWRITE,
     ),
+    **{f"export {suffix}": Command(_export(suffix), OVERWRITE) for suffix in ("onnx", "xml")},
     "sample": Command(
         lambda farm, out, **again: geoseg.sample(
             farm / "map" / "scene_classes.tif", out=out / "points.gpkg", size=60, minimum=10, **again
@@ -166,9 +179,7 @@ def _timeless(value: Any) -> Any:
 def nursery() -> Any:
     """Where processes come from that have everything loaded, but nothing begun."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["farm", "geoseg.prediction", "geoseg.training", "geoseg.evaluation", "geoseg.tiling",
-                                    "geoseg.polygons", "geoseg.sampling", "geoseg.suggestion", "geoseg.engines",
-                                    "segmentation_models_pytorch", "pyarrow.parquet"])  # fmt: skip
+    context.set_forkserver_preload(["farm", *_LOADED])
     return context
 
 
@@ -183,6 +194,8 @@ def attempt(farm: Path, name: str, out: Path, again: dict[str, Any], limit: int 
         limit: bytes that a file may have, where the system shall refuse more.
         told: takes the error as kind and text, or two empty texts.
     """
+    for module in _LOADED:  # where another test began the server of processes, nothing is
+        import_module(module)
     import torch
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as the command line does

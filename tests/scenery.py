@@ -12,10 +12,12 @@ import numpy as np
 import pyproj
 import pytest
 import shapely
+import torch
 from affine import Affine
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import DataWarning, PreflightError
+from geoseg.models import Architecture
 
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_500_000)
 """That of `write_scene`."""
@@ -100,3 +102,13 @@ def said(match: str) -> Any:
 def degrees(x: float, y: float, crs: Any = "EPSG:32614") -> tuple[float, float]:
     """Longitude and latitude of a place."""
     return pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
+
+
+def lively_weights(architecture: Architecture, size: int = 64) -> dict[str, torch.Tensor]:
+    """Weights of a network that tells pixels apart, as trained ones do: its batch norms have seen some noise."""
+    torch.manual_seed(1)
+    network = architecture.build().train()
+    with torch.no_grad():
+        for _ in range(40):
+            network(torch.randn(2, architecture.in_channels, size, size))
+    return network.state_dict()

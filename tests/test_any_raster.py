@@ -15,6 +15,7 @@ import torch
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 import geoseg
@@ -81,8 +82,11 @@ def write(path: Path, raster: Raster) -> np.ndarray:
         warnings.simplefilter("ignore")
         with rasterio.open(
             path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype, nodata=nodata,
-            photometric="minisblack", alpha="yes" if raster.how == "alpha" else "no", **raster.place, **raster.profile,
+            photometric="minisblack", **raster.place, **raster.profile,
         ) as dataset:  # fmt: skip
+            if raster.how == "alpha":  # the option ALPHA of GDAL would make the second band one
+                others = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 2)]
+                dataset.colorinterp = [*others, ColorInterp.alpha]
             dataset.write(pixels)
             if raster.how == "mask":
                 dataset.write_mask(~raster.empty)

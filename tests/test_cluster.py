@@ -21,9 +21,9 @@ from rasterio.windows import Window
 from scenery import box, write_polygons
 
 import geoseg
-from geoseg import cluster
+from geoseg import cluster, extras
 from geoseg.bundle import open_bundle, write_bundle
-from geoseg.errors import GeosegError, InputError, ModelError, SomeScenesError
+from geoseg.errors import GeosegError, InputError, MissingPackageError, SomeScenesError
 from geoseg.grid import Layout
 from geoseg.legend import make_legend
 from geoseg.mapping import MapJob
@@ -247,6 +247,8 @@ def test_a_scheduler_without_workers_is_refused(world, monkeypatch):
 
 
 def test_the_package_is_asked_for(world, monkeypatch):
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"--dask: the package is not installed; .*geoseg\[dask\]"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingPackageError, match=r"--dask: the package distributed is not installed; .*geoseg\[dask\]"
+    ):
         predict(world, "there", dask="tcp://127.0.0.1:8786")

@@ -193,6 +193,7 @@ def results() -> list[type]:
     from geoseg.chips import ChipFolder
     from geoseg.describing import Description
     from geoseg.evaluation import Evaluation
+    from geoseg.exporting import ExportedModel
     from geoseg.polygons import PolygonLayer
     from geoseg.sampling import PointSample
     from geoseg.scene_maps import ScenePrediction
@@ -205,6 +206,7 @@ def results() -> list[type]:
         Bundle,
         ScenePrediction,
         PolygonLayer,
+        ExportedModel,
         Evaluation,
         PointSample,
         Suggestion,

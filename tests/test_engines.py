@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from geoseg import engines
+from geoseg import engines, extras
 from geoseg.engines import OpenVinoEngine, TorchEngine, check_agreement, faster_engine_installed
-from geoseg.errors import ModelError
+from geoseg.errors import MissingPackageError, ModelError
 from geoseg.models import create_model
 
 CPU = torch.device("cpu")
@@ -133,7 +132,7 @@ def test_openvino_reports_to_nobody(tmp_path):
     """A stand-in for the package that sends reports over the network, which OpenVINO's own installs."""
     (tmp_path / "openvino_telemetry").mkdir()
     (tmp_path / "openvino_telemetry" / "__init__.py").write_text("import sys\nprint('reporting')\n")
-    code = "from geoseg.engines import _import_openvino; print(_import_openvino().__name__)"
+    code = "from geoseg.extras import import_openvino; print(import_openvino(chr(45)).__name__)"
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
         capture_output=True, text=True, check=True,
@@ -142,15 +141,16 @@ def test_openvino_reports_to_nobody(tmp_path):
 
 
 def test_an_engine_that_is_not_installed(network, monkeypatch):
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     assert faster_engine_installed() is None
-    message = r'^--engine openvino: the package is not installed; install it with: pip install "geoseg\[openvino\]"$'
-    with pytest.raises(ModelError, match=message):
+    message = (
+        r'^--engine openvino: the package openvino is not installed; install it with: pip install "geoseg\[openvino\]"$'
+    )
+    with pytest.raises(MissingPackageError, match=message):
         OpenVinoEngine(network, "sha", torch.float32)
 
 
 def test_an_engine_is_found_without_being_imported(monkeypatch):
-    monkeypatch.setattr(engines, "find_spec", importlib.util.find_spec)
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     faster_engine_installed()
     assert "openvino" not in sys.modules

@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 from test_sweep import swept
 
 from geoseg.confidence import Confidence
-from geoseg.errors import InputError
+from geoseg.errors import InputError, MissingPackageError
 from geoseg.legend import parse_legend
 from geoseg.polygon_layer import (
     LAYER,
@@ -246,8 +246,8 @@ def test_unknown_formats_are_refused() -> None:
 
 
 def test_parquet_without_pyarrow_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"geoseg\[parquet\]"):
+    monkeypatch.setattr("geoseg.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"geoseg\[parquet\]"):
         find_format(Path("a.parquet"))
 
 

@@ -97,6 +97,22 @@ def test_pixel_size_of_a_turned_scene_with_oblong_pixels(write_scene):
     assert scene.pixel_size_m == pytest.approx(10 / 0.9996, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("crs", "side", "expected"),
+    [
+        ("EPSG:32614", 10, 10),
+        ("EPSG:3857", 12, 12),
+        ("EPSG:4326", 1e-4, 11.13194908),
+        ("EPSG:2264", 30, 30 * 1200 / 3937),
+    ],
+)
+def test_a_pixel_in_the_metres_of_the_map(write_scene, crs, side, expected):
+    place = {"crs": crs, "transform": Affine(side, 0, 10, 0, -side, 10)}
+    assert describe_scene(write_scene("a.tif", np.ones((2, 2), np.uint8), **place)).map_pixel_size_m == pytest.approx(
+        expected
+    )
+
+
 def test_pixel_size_of_a_sheared_scene_is_that_of_its_area(write_scene):
     transform = Affine(10, 10, 500_000, 0, -10, 4_500_000)  # a parallelogram of 100 m2 whose long side is 14.1 m
     scene = describe_scene(write_scene("a.tif", np.zeros((2, 2), np.uint8), transform=transform))
