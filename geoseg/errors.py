@@ -11,6 +11,7 @@
     │   ├── ModelError                an architecture, weights or bundle that cannot be built or read
     │   └── FormatError               one of geoseg's own files is damaged or newer than this version
     ├── MissingFileError (FileNotFoundError)
+    ├── MissingPackageError (ImportError)   an extra of geoseg is not installed
     ├── OutputExistsError (FileExistsError)
     ├── LearningError                 training came to nothing, as with a loss that is not a number
     ├── OutputBusyError               another run writes into the same folder
