@@ -111,9 +111,9 @@ def export(
     targets = [out, out.with_suffix(".bin")] if options.format == "openvino" else [out]
     refuse_inputs(targets, [path for path in bundle.path.iterdir() if path.is_file()])
     refuse_existing(targets, overwrite)
-    facts = _facts(bundle) | (_deepness_facts(bundle, tile_size) if for_ else {})
     unit = _DEEPNESS_UNIT if for_ else 1.0
     network = StandaloneNetwork(bundle, unit=unit, alone=for_ is not None).eval()
+    facts = _facts(bundle) | (_deepness_facts(bundle, tile_size, network.size_divisor) if for_ else {})
     shape = (len(bundle.image.bands), tile_size, tile_size)
     with ExitStack() as stack:
         partials = [stack.enter_context(publish(path, overwrite=overwrite)) for path in targets]
@@ -173,13 +173,14 @@ def _facts(bundle: Bundle) -> dict[str, str]:
     return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
 
 
-def _deepness_facts(bundle: Bundle, tile_size: int) -> dict[str, str]:
+def _deepness_facts(bundle: Bundle, tile_size: int, divisor: int) -> dict[str, str]:
     """What Deepness reads, by the names in its source (0.6.5, processing/models/model_base.py), each as JSON."""
-    overlap = math.ceil(200 * bundle.margin / tile_size)  # half of it, percent, is cut off on each side
-    if overlap >= 100:
+    overlap = _deepness_overlap(tile_size, bundle.margin, divisor)
+    if overlap is None:
+        least = -(-(2 * bundle.margin + divisor) // divisor) * divisor
         raise ModelError(
-            f"--tile-size {tile_size}: the model must see {bundle.margin} pixels around the ground it answers for; more than "
-            f"{2 * bundle.margin} are needed"
+            f"--tile-size {tile_size}: the model must see {bundle.margin} pixels around the ground it answers for, and works "
+            f"on squares of {divisor}; a multiple of {divisor} is needed, {least} or more, such as {math.ceil(least / 256) * 256}"
         )
     bands = len(bundle.image.bands)
     facts: dict[str, Any] = {
@@ -197,6 +198,19 @@ def _deepness_facts(bundle: Bundle, tile_size: int) -> dict[str, str]:
     if size is not None:
         facts["resolution"] = round(100 * size, 4)  # in centimetres, and those of the map, not of the ground
     return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
+
+
+def _deepness_overlap(tile_size: int, margin: int, divisor: int) -> int | None:
+    """How far tiles must overlap, in percent, so that half of it is no less than the margin; None where none will do.
+
+    Tiles must also begin on the squares that the network divides an image into, as geoseg's windows do: a network of
+    stride 32 draws other outlines on tiles that begin elsewhere.
+    """
+    for percent in range(100):
+        overlap = int(tile_size * percent / 100 * 2) // 2  # as in its common/processing_overlap.py
+        if tile_size % divisor == (tile_size - overlap) % divisor == 0 and overlap >= 2 * margin:
+            return percent if overlap < tile_size else None
+    return None
 
 
 def _compare(bundle: Bundle, runner: Runner, unit: float, tile_size: int) -> tuple[float, float]:

@@ -44,6 +44,11 @@ class StandaloneNetwork(nn.Module):
         for name, column in zip(("_low", "_high", "_offset", "_scale"), columns, strict=True):
             self.register_buffer(name, torch.tensor(column, dtype=torch.float32)[:, None, None])
 
+    @property
+    def size_divisor(self) -> int:
+        """Rows and cols are run at multiples of this."""
+        return self._network.size_divisor
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Float32 (batch, bands, rows, cols) to probabilities (batch, classes, rows, cols).
 

@@ -160,6 +160,19 @@ def test_every_architecture_can_be_written(tmp_path, arch, ending):
     assert made.difference < 1e-3
 
 
+@pytest.mark.parametrize("divisor", [16, 32])
+@pytest.mark.parametrize("margin", [0, 16, 32, 64, 128, 192])
+@pytest.mark.parametrize("tile_size", [128, 256, 384, 512, 640, 768, 1024])
+def test_tiles_of_deepness_begin_where_windows_of_geoseg_may(tile_size, margin, divisor):
+    percent = exporting._deepness_overlap(tile_size, margin, divisor)
+    if percent is None:
+        assert 2 * margin + divisor > tile_size
+        return
+    overlap = int(tile_size * percent / 100 * 2) // 2
+    assert 2 * margin <= overlap < tile_size
+    assert (tile_size - overlap) % divisor == 0
+
+
 # --- what cannot be
 
 
@@ -199,8 +212,9 @@ def test_a_file_that_says_something_else_is_not_kept(model, tmp_path, monkeypatc
         (
             {"for_": "deepness", "tile_size": 32},
             ModelError,
-            "^--tile-size 32: the model must see 16 pixels .* than 32 are",
+            r"^--tile-size 32: the model must see 16 pixels .* a multiple of 16 is needed, 48 or more, such as 256",
         ),
+        ({"for_": "deepness", "tile_size": 100}, ModelError, "^--tile-size 100: .* a multiple of 16 is needed"),
         ({"format": "onnx2"}, InputError, "^--format onnx2: known are onnx, openvino"),
     ],
 )
