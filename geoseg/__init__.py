@@ -10,13 +10,14 @@ Each command is a function of the same name with the same options:
     sample        points to label, for areas with an interval
     suggest       windows to label next
     export        a model for other programs
+    card          what a model is, for people and catalogues
     info, check   what a file is; what would go wrong
 
 A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
 import one another:
 
     floor 4   cli __main__
-    floor 3   tiling training prediction polygons evaluation sampling suggestion exporting describing checking
+    floor 3   tiling training prediction polygons evaluation sampling suggestion exporting cataloguing describing checking
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging standalone interchange
               inference seams; augment optimisation recipe transfer plan
@@ -24,7 +25,7 @@ import one another:
               changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
               trials tally assessment class_map place_layer point_style reference_points point_estimates
-              report_tables report_figures report disturbances robustness studies acquisition
+              report_tables report_figures report model_card stac disturbances robustness studies acquisition
     floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split
     floor 0   errors extras choices named_parts progress pipeline legend spec grid metrics intervals calibration
               comparison area_estimation files
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "card": "cataloguing",
     "check": "checking",
     "evaluate": "evaluation",
     "export": "exporting",
@@ -58,6 +60,7 @@ __all__ = [
     "GeosegWarning",
     "ImageSpec",
     "Legend",
+    "card",
     "check",
     "evaluate",
     "export",
@@ -72,6 +75,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from geoseg.cataloguing import card
     from geoseg.checking import check
     from geoseg.describing import info
     from geoseg.errors import GeosegError, GeosegWarning

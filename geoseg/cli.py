@@ -288,6 +288,9 @@ allow_remote_option = click.option(
     "--allow-remote", is_flag=True, help="A scene may be an address, such as https:// or s3://."
 )
 allow_vrt_option = click.option("--allow-vrt", is_flag=True, help="A scene may be a VRT, which names files of its own.")
+datetime_option = click.option(
+    "--datetime", help="When the scenes were taken, such as 2026-06-30 or 2026-05-01/2026-09-30; for catalogues."
+)
 seed_option = click.option("--seed", default=0, help="Of everything random.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace earlier outputs.")
 
@@ -394,6 +397,7 @@ def train(chips: str, **options: Any) -> Any:
 @click.option("--polygons/--no-polygons", default=True, help="Write polygons of the classes.")
 @outline_options
 @click.option("--check-seams", is_flag=True, help="Measure how windows disagree along their borders.")
+@datetime_option
 @click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster that predicts (extra).")
 @stack_option
 @allow_remote_option
@@ -490,6 +494,17 @@ def suggest(scenes: tuple[str, ...], **options: Any) -> Any:
 def export(**options: Any) -> Any:
     """Write a model's network for other programs."""
     return geoseg.export(**options)
+
+
+@cli.command(cls=Verb)
+@model_option
+@click.option("-o", "--out", type=PATH, default="card", help="Folder of the card and the item.")
+@click.option("--report", type=PATH, help="Folder of geoseg evaluate, whose scores go into the card.")
+@datetime_option
+@overwrite_option
+def card(progress: Any, **options: Any) -> Any:
+    """Write a model card and a STAC item of a model."""
+    return geoseg.card(**options)
 
 
 @cli.command(cls=Verb)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import pyogrio
@@ -19,6 +21,22 @@ CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NO
  f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
  styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
  update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"""
+
+_METADATA_TABLES = (
+    """
+CREATE TABLE IF NOT EXISTS gpkg_metadata (id INTEGER CONSTRAINT m_pk PRIMARY KEY ASC NOT NULL,
+ md_scope TEXT NOT NULL DEFAULT 'dataset', md_standard_uri TEXT NOT NULL, mime_type TEXT NOT NULL DEFAULT 'text/xml',
+ metadata TEXT NOT NULL DEFAULT '')""",
+    """
+CREATE TABLE IF NOT EXISTS gpkg_metadata_reference (reference_scope TEXT NOT NULL, table_name TEXT, column_name TEXT,
+ row_id_value INTEGER, timestamp DATETIME NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')),
+ md_file_id INTEGER NOT NULL, md_parent_id INTEGER,
+ CONSTRAINT crmr_mfi_fk FOREIGN KEY (md_file_id) REFERENCES gpkg_metadata(id),
+ CONSTRAINT crmr_mpi_fk FOREIGN KEY (md_parent_id) REFERENCES gpkg_metadata(id))""",
+    """
+CREATE TABLE IF NOT EXISTS gpkg_extensions (table_name TEXT, column_name TEXT, extension_name TEXT NOT NULL,
+ definition TEXT NOT NULL, scope TEXT NOT NULL, CONSTRAINT ge_tce UNIQUE (table_name, column_name, extension_name))""",
+)
 
 
 @contextmanager
@@ -135,3 +153,37 @@ def embed_style(path: Path, layer: str, qml: str) -> None:
         kept = database.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchone()
     if kept != (qml,):
         raise DiskError(f"{path.name}: its style cannot be read back; is the disk full?")
+
+
+def embed_provenance(path: Path, layer: str, provenance: Mapping[str, Any]) -> None:
+    """Say in a GeoPackage what a layer was made of and with, as JSON in its metadata.
+
+    OGC 12-128r19, "GeoPackage Encoding Standard", annex F.8; `ogrinfo` and QGIS show it among the layer's metadata.
+
+    Raises:
+        DiskError: it could not be written.
+    """
+    text = json.dumps(provenance, ensure_ascii=False)
+    with writing_layer(path.name), closing(sqlite3.connect(path)) as database, database:
+        (last_change,) = database.execute(
+            "SELECT last_change FROM gpkg_contents WHERE table_name = ?", (layer,)
+        ).fetchone()
+        for statement in _METADATA_TABLES:
+            database.execute(statement)
+        database.execute(
+            "INSERT INTO gpkg_metadata (md_scope, md_standard_uri, mime_type, metadata)"
+            " VALUES ('dataset', 'https://www.w3.org/TR/prov-overview/', 'application/json', ?)", (text,),
+        )  # fmt: skip
+        database.execute(
+            "INSERT INTO gpkg_metadata_reference (reference_scope, table_name, timestamp, md_file_id)"
+            " VALUES ('table', ?, ?, last_insert_rowid())", (layer, last_change),
+        )  # fmt: skip
+        for table in ("gpkg_metadata", "gpkg_metadata_reference"):
+            database.execute(
+                "INSERT OR IGNORE INTO gpkg_extensions (table_name, extension_name, definition, scope) VALUES (?,"
+                " 'gpkg_metadata', 'http://www.geopackage.org/spec131/#extension_metadata', 'read-write')", (table,),
+            )  # fmt: skip
+    with writing_layer(path.name), closing(sqlite3.connect(path)) as database:
+        kept = database.execute("SELECT metadata FROM gpkg_metadata").fetchone()
+    if kept != (text,):
+        raise DiskError(f"{path.name}: its metadata cannot be read back; is the disk full?")

@@ -22,7 +22,7 @@ IGNORE = 255
 
 MAX_VALUE = 65535
 
-LEGEND_TAG = "GEOSEG_LEGEND"
+LEGEND_TAG, PROVENANCE_TAG = "GEOSEG_LEGEND", "GEOSEG_PROVENANCE"
 """GeoTIFF tag of a class raster that holds `Legend.to_list()` as JSON."""
 
 # Paul Tol's "muted" and "light" schemes (personal.sron.nl/~pault): told apart by colour-blind readers; gold first, since

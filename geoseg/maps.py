@@ -12,7 +12,7 @@ import numpy as np
 import geoseg
 from geoseg.bundle import Bundle
 from geoseg.inference import Found
-from geoseg.legend import IGNORE, LEGEND_TAG, Legend
+from geoseg.legend import IGNORE, LEGEND_TAG, PROVENANCE_TAG, Legend
 from geoseg.merging import Merger
 from geoseg.polygon_layer import LAYER
 from geoseg.predictor import SHARE_STEPS, Prediction
@@ -31,7 +31,7 @@ def file_names(stem: str, *, confidence: bool, probabilities: bool, polygons: bo
         names["probabilities"] = f"{stem}_probabilities.tif"
     if polygons:
         names["polygons"] = f"{stem}_polygons.gpkg"
-    return {**names, "project": f"{stem}.qgz", "run": f"{stem}_run.json"}
+    return {**names, "project": f"{stem}.qgz", "item": f"{stem}_stac.json", "run": f"{stem}_run.json"}
 
 
 def sidecar_names(names: dict[str, str]) -> list[str]:
@@ -46,13 +46,14 @@ def all_names(stem: str) -> list[str]:
     return [*names.values(), *sidecar_names(names)]
 
 
-def map_layers(bundle: Bundle, names: dict[str, str]) -> list[MapLayer]:
-    """The rasters of a map."""
+def map_layers(bundle: Bundle, names: dict[str, str], provenance: dict[str, Any]) -> list[MapLayer]:
+    """The rasters of a map, which carry what they were made of and with."""
     legend = bundle.legend
     tags = {
         "TIFFTAG_SOFTWARE": f"geoseg {geoseg.__version__}",
         "GEOSEG_MODEL_SHA256": bundle.weights_sha256,
         LEGEND_TAG: json.dumps(legend.to_list(), ensure_ascii=False),
+        PROVENANCE_TAG: json.dumps(provenance, ensure_ascii=False),
     }
     colours = {entry.value: (*bytes.fromhex(entry.colour[1:]), 255) for entry in legend}
     shares: dict[str, Any] = {

@@ -6,9 +6,10 @@ import json
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import geopandas as gpd
 import numpy as np
@@ -25,7 +26,7 @@ from geoseg.confidence import Confidence
 from geoseg.errors import DiskError, InputError
 from geoseg.extras import refuse_missing
 from geoseg.files import remove_with_journals
-from geoseg.geopackage import append_layer, check_layer, embed_style, writing_layer
+from geoseg.geopackage import append_layer, check_layer, embed_provenance, embed_style, writing_layer
 from geoseg.legend import Legend
 from geoseg.sweep import Finished
 
@@ -133,13 +134,14 @@ class LayerWriter:
         format: of the file; RFC 7946 wants GeoJSON in WGS 84, split at the antimeridian, so it is.
         style: QML, embedded in a GeoPackage. Beside a file of another format, the caller puts it as `<stem>.qml`.
         multi: whether the geometries are multipolygons.
+        provenance: what the layer is made of and with, which a GeoPackage and a Parquet file carry.
 
     Raises:
         DiskError: what stands on the disk is not what was written.
     """
 
-    def __init__(self, path: Path, *, format: Format, style: str, multi: bool) -> None:
-        self._path, self._format, self._style = path, format, style
+    def __init__(self, path: Path, *, format: Format, style: str, multi: bool, provenance: Mapping[str, Any]) -> None:
+        self._path, self._format, self._style, self._provenance = path, format, style, provenance
         self._kind = "MultiPolygon" if multi else "Polygon"
         # GDAL goes by the suffix, and makes a folder of layers where that of a FlatGeobuf file is another.
         self._gathered, self._made = path.with_suffix(".gpkg"), path.with_suffix(f".{format}")
@@ -166,6 +168,7 @@ class LayerWriter:
         check_layer(self._gathered, LAYER, self._rows, self._rows)
         if self._format == "gpkg":
             embed_style(self._gathered, LAYER, self._style)
+            embed_provenance(self._gathered, LAYER, self._provenance)
         else:
             with writing_layer(self._path.name):
                 self._copy()
@@ -180,7 +183,7 @@ class LayerWriter:
     def _copy(self) -> None:
         """Make the file of another format, and count what stands in it."""
         if self._format == "parquet":
-            _make_parquet(self._gathered, self._made)
+            _make_parquet(self._gathered, self._made, self._provenance)
         else:
             _make_with_gdal(self._gathered, self._made, self._format)
         found = _count(self._made, self._format)
@@ -203,7 +206,7 @@ def _make_with_gdal(gathered: Path, target: Path, format: Format) -> None:
         )  # fmt: skip
 
 
-def _make_parquet(gathered: Path, target: Path) -> None:
+def _make_parquet(gathered: Path, target: Path, provenance: Mapping[str, Any]) -> None:
     """Copy a layer likewise, into GeoParquet 1.1 with a box per row, so that a reader can pass over what is elsewhere."""
     import pyarrow  # an extra
     from pyarrow import parquet
@@ -224,7 +227,7 @@ def _make_parquet(gathered: Path, target: Path) -> None:
         document = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": told}}
         schema = pyarrow.schema(
             [*(rows.schema.field(field) for field in columns), ("geometry", pyarrow.binary()), ("bbox", box)],
-            metadata={"geo": json.dumps(document)},
+            metadata={"geo": json.dumps(document), "geoseg": json.dumps(provenance)},
         )
         with parquet.ParquetWriter(target, schema, compression="zstd") as file:
             for batch in rows:

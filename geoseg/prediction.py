@@ -71,6 +71,7 @@ def predict(
     small: Small = "merge",
     connectivity: Connectivity = 4,
     check_seams: bool = False,
+    datetime: str | None = None,
     dask: str | None = None,
     stack: bool = False,
     allow_remote: bool = False,
@@ -112,6 +113,8 @@ def predict(
         small: `merge` or `drop`; see `polygonize`.
         connectivity: 4, or 8 to join pixels of a class that touch at corners.
         check_seams: measure how windows disagree along their borders, for the run file.
+        datetime: when the scenes were taken, such as 2026-06-30 or 2026-05-01/2026-09-30, for the STAC items; None writes down
+            that any time is possible.
         dask: address of the scheduler of a Dask cluster (extra), or the JSON file that it wrote: its workers predict, each
             on the device that it finds, and write to storage that all machines share; the bytes are the same.
         stack: each scene is a folder of single-band files.
@@ -132,7 +135,7 @@ def predict(
     options = MapOptions(
         window, margin, blend, batch_size, tta, engine, threshold, None if aoi is None else str(aoi), confidence,
         probabilities, polygons,
-        PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity), check_seams, dask,
+        PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity), check_seams, datetime, dask,
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     faults, area = Faults(), None

@@ -28,6 +28,7 @@ from geoseg.predictor import Predictor, choose_threshold
 from geoseg.progress import Progress
 from geoseg.scenes import Scene
 from geoseg.seams import SeamCheck
+from geoseg.stac import map_item, parse_time
 from geoseg.strips import MapLayer, Strips
 from geoseg.vectorise import PolygonOptions, layer_style, polygonize_raster
 
@@ -84,6 +85,7 @@ class MapOptions:
     polygons: bool
     outlines: PolygonOptions
     check_seams: bool
+    datetime: str | None
     dask: str | None
 
     def refuse_odd(self, faults: Faults) -> None:
@@ -97,6 +99,8 @@ class MapOptions:
             Rule("check_seams", not self.check_seams or self.margin != 0, "a --margin of 1 or more is needed"),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)
+        with faults.collect():
+            parse_time(self.datetime)
         self.outlines.refuse_odd(faults)
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,28 +151,37 @@ class SceneMap:
         names: of its files, by kind.
         layers: its rasters.
         job: all that their pixels depend on.
+        provenance: the same in few words, which the files carry.
     """
 
     scene: Scene
     names: dict[str, str]
     layers: Sequence[MapLayer]
     job: MapJob
+    provenance: dict[str, Any]
 
     @classmethod
     def of(cls, scene: Scene, sources: Sequence[int], run: MapRun) -> SceneMap:
         """The map that a run is to make of a scene, of its bands in the model's order."""
         options, names = run.options, _names(scene, run.options)
-        layers = map_layers(run.bundle, names)
+        layout, threshold = options.layout(scene, run.bundle), choose_threshold(run.bundle, options.threshold)
+        provenance = {
+            "scene": scene.path.name, "bands": [scene.band_names[source - 1] for source in sources],
+            "model_sha256": run.bundle.weights_sha256, "core": list(layout.core), "margin": layout.margin,
+            "blend": layout.blend, "tta": options.tta, "engine": options.engine, "precision": run.precision,
+            "threshold": threshold,
+        }  # fmt: skip
+        layers = map_layers(run.bundle, names, provenance)
         job = MapJob(
-            scene, tuple(sources), run.bundle, options.layout(scene, run.bundle), run.area,
+            scene, tuple(sources), run.bundle, layout, run.area,
             Strips(run.out / f".{scene.name}.strips", scene, layers), options.tta, options.engine, run.precision,
-            choose_threshold(run.bundle, options.threshold), options.batch_size, options.probabilities,
+            threshold, options.batch_size, options.probabilities,
         )  # fmt: skip
-        return cls(scene, names, layers, job)
+        return cls(scene, names, layers, job, provenance)
 
     def digest(self, options: MapOptions) -> str:
         """Of all that the map depends on, to tell whether another one is the same."""
-        shapes = [options.polygons, asdict(options.outlines)]
+        shapes = [options.polygons, asdict(options.outlines), *filter(None, [options.datetime])]
         return hashlib.sha256(json.dumps([self.job.plan(), *shapes]).encode()).hexdigest()
 
     @contextmanager
@@ -233,6 +246,11 @@ def publish_map(plan: SceneMap, run: MapRun, began: float, check: SeamCheck | No
                 DataWarning,
                 stacklevel=2,
             )
+        sums = {path.name: sha256(path) for path in sorted(staging.iterdir())}
+        files = {kind: staging / name for kind, name in names.items() if name in sums}
+        item = map_item(scene, legend, files, parse_time(options.datetime), plan.provenance, sums)
+        write_json(staging / names["item"], item)
+        sums[names["item"]] = sha256(staging / names["item"])
         facts = {
             **_circumstances(plan.job, run),
             "plan_sha256": plan.digest(options),
@@ -240,7 +258,7 @@ def publish_map(plan: SceneMap, run: MapRun, began: float, check: SeamCheck | No
             "seams": check.facts() if check else None,
             "polygons": balance,
             "seconds": _seconds(run.loading, clock),
-            "outputs": {path.name: sha256(path) for path in sorted(staging.iterdir())},
+            "outputs": sums,
         }
         write_json(staging / names["run"], facts)
     strips.remove()

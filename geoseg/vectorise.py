@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import geopandas as gpd
 import numpy as np
 from rasterio.windows import Window
 
+import geoseg
 from geoseg.balance import Balance
 from geoseg.changes import Change, PixelAreas, Read
 from geoseg.choices import Connectivity, Format, Rule, Small, one_of, refuse_odd
@@ -21,9 +23,10 @@ from geoseg.class_rasters import ClassRows
 from geoseg.confidence import ConfidenceRaster
 from geoseg.errors import DataWarning, Faults, GeoreferenceError
 from geoseg.generalisation import NOTHING, Large, added, fill_holes
-from geoseg.legend import Legend
+from geoseg.legend import PROVENANCE_TAG, Legend
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
 from geoseg.progress import Progress, silent
+from geoseg.raster import open_raster
 from geoseg.scenes import Scene, describe_scene
 from geoseg.simplification import reach_of, simplify
 from geoseg.small_features import remove_small
@@ -142,8 +145,11 @@ def polygonize_raster(
         rows, areas = ClassRows(scene, stack.enter_context(scene.open()), legend), PixelAreas(scene)
         scores = ConfidenceRaster(confidence, scene, stack) if confidence else None
         layer = stack.enter_context(
-            LayerWriter(out, format=format, style=layer_style(legend, options.only), multi=options.connectivity == 8)
-        )
+            LayerWriter(
+                out, format=format, style=layer_style(legend, options.only), multi=options.connectivity == 8,
+                provenance=_provenance(classes, options),
+            )
+        )  # fmt: skip
         balance, large = Balance(scene, legend, chosen), Large(options.max_area, areas)
 
         def tabulate(finished: Finished, polygons: np.ndarray) -> gpd.GeoDataFrame:
@@ -179,6 +185,16 @@ def polygonize_raster(
             f"{scene.path}: no polygon is left; --min-area and --max-area are in m2", DataWarning, stacklevel=2
         )
     return facts
+
+
+def _provenance(classes: Path, options: PolygonOptions) -> dict[str, Any]:
+    with open_raster(classes) as dataset:
+        tag = dataset.tags().get(PROVENANCE_TAG)
+    try:
+        of_map = json.loads(tag) if tag else None
+    except ValueError:
+        of_map = None  # whatever that is, it is not ours
+    return {"software": f"geoseg {geoseg.__version__}", "map": of_map, "outlines": asdict(options)}
 
 
 def _generalise(

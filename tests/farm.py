@@ -34,7 +34,7 @@ _TIMES = frozenset({"seconds", "versions", "date"})  # what another run may say 
 
 
 _LOADED = ("geoseg.prediction", "geoseg.training", "geoseg.evaluation", "geoseg.tiling", "geoseg.polygons",
-           "geoseg.sampling", "geoseg.suggestion", "geoseg.exporting", "geoseg.engines", "segmentation_models_pytorch",
+           "geoseg.sampling", "geoseg.suggestion", "geoseg.exporting", "geoseg.cataloguing", "geoseg.engines", "segmentation_models_pytorch",
            "lightning.pytorch", "pyarrow.parquet")  # fmt: skip
 
 
@@ -101,6 +101,7 @@ COMMANDS = {
         OVERWRITE,
     ),
     **{f"export {suffix}": Command(_export(suffix), OVERWRITE) for suffix in ("onnx", "xml")},
+    "card": Command(lambda farm, out, **again: geoseg.card(model=farm / "model", out=out, **again), OVERWRITE),
     "sample": Command(
         lambda farm, out, **again: geoseg.sample(
             farm / "map" / "scene_classes.tif", out=out / "points.gpkg", size=60, minimum=10, **again

@@ -14,7 +14,7 @@ import pytest
 import geoseg
 
 PACKAGE = Path(geoseg.__file__).parent
-VERBS = ["check", "evaluate", "export", "info", "polygonize", "predict", "sample", "suggest", "tile", "train"]
+VERBS = ["card", "check", "evaluate", "export", "info", "polygonize", "predict", "sample", "suggest", "tile", "train"]
 FUNCTIONS = [*VERBS, "parse_legend"]
 TYPES = ["GeosegError", "GeosegWarning", "ImageSpec", "Legend"]
 HEAVY = {"torch", "lightning", "geopandas", "rasterio", "numpy", "shapely", "matplotlib", "tqdm"}
@@ -81,7 +81,7 @@ def test_the_docstring_names_every_parameter(name):
 def test_only_the_inputs_of_a_verb_are_positional(name):
     kinds = [parameter.kind for parameter in inspect.signature(getattr(geoseg, name)).parameters.values()]
     positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    assert positional == {"evaluate": 2, "export": 0}.get(name, 1)
+    assert positional == {"evaluate": 2, "export": 0, "card": 0}.get(name, 1)
     assert set(kinds[positional:]) <= {inspect.Parameter.KEYWORD_ONLY}
 
 

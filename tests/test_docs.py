@@ -189,6 +189,7 @@ def test_every_public_name_and_result_is_in_the_api_page():
 def results() -> list[type]:
     """The classes that the functions return."""
     from geoseg.bundle import Bundle
+    from geoseg.cataloguing import ModelCard
     from geoseg.checking import Check
     from geoseg.chips import ChipFolder
     from geoseg.describing import Description
@@ -207,6 +208,7 @@ def results() -> list[type]:
         ScenePrediction,
         PolygonLayer,
         ExportedModel,
+        ModelCard,
         Evaluation,
         PointSample,
         Suggestion,

@@ -54,7 +54,7 @@ def table_of(
 def write(path: Path, *tables: gpd.GeoDataFrame, format: Format) -> None:
     """Write tables into a layer."""
     multi = len(tables[0]) > 0 and tables[0].geom_type[0] == "MultiPolygon"
-    with LayerWriter(path, format=format, style=STYLE, multi=multi) as layer:
+    with LayerWriter(path, format=format, style=STYLE, multi=multi, provenance={"software": "geoseg"}) as layer:
         for table in tables:
             layer.write(table)
         layer.finish()

@@ -66,6 +66,15 @@ def predict(world: Path, out: str, scene: str = "scene.tif", **options):
     return made, [made.outputs[kind].read_bytes() for kind in RASTERS]
 
 
+def pixels(made) -> list[np.ndarray]:
+    """Those of the rasters of a map; their tags tell the scene's name."""
+    found = []
+    for kind in RASTERS:
+        with rasterio.open(made.outputs[kind]) as raster:
+            found.append(raster.read())
+    return found
+
+
 class StopAfter:
     """A progress that stops the run at so many windows."""
 
@@ -192,7 +201,10 @@ def test_a_vrt_is_mapped_where_it_is_allowed(world):
     rasterio.shutil.copy(world / "scene.tif", world / "scene.vrt", driver="VRT")
     with pytest.raises(RasterError, match="--allow-vrt"):
         predict(world, "vrt", "scene.vrt")
-    assert predict(world, "vrt", "scene.vrt", allow_vrt=True)[1] == predict(world, "whole")[1]
+    both = zip(
+        pixels(predict(world, "vrt", "scene.vrt", allow_vrt=True)[0]), pixels(predict(world, "whole")[0]), strict=True
+    )
+    assert all(np.array_equal(found, expected) for found, expected in both)
     with pytest.raises(RasterError, match="--allow-remote"):
         geoseg.predict("https://localhost:9/scene.tif", model=world / "model", out=world / "remote")
 
@@ -317,7 +329,7 @@ def test_a_run_over_several_scenes_goes_on_where_it_was_stopped(world):
     assert [map_.path.name for map_ in made] == ["scene_classes.tif", "b_classes.tif", "c_classes.tif"]
     assert "predict scene" not in dict(stages)  # its map is whole
     assert min(done for stage, done in stages if stage == "predict b") > 4
-    assert [map_.outputs["classes"].read_bytes() for map_ in made] == [made[0].outputs["classes"].read_bytes()] * 3
+    assert all(np.array_equal(pixels(map_)[0], pixels(made[0])[0]) for map_ in made)
     assert made[0].facts["classes"] == made[2].facts["classes"]
 
 
@@ -350,6 +362,7 @@ def test_no_file_of_an_earlier_map_stays_beside_the_new_one(world):
     names = {path.name for path in (world / "out").iterdir() if not path.name.startswith(".")}
     assert names == {
         "scene_classes.tif", "scene_classes.qml", "scene_classes.tif.aux.xml", "scene.qgz", "scene_run.json",
+        "scene_stac.json",
     }  # fmt: skip
 
 

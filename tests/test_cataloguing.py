@@ -1,0 +1,132 @@
+"""Model cards: what stands in them, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import pyogrio
+import pytest
+from farm import plough
+
+import geoseg
+from geoseg.bundle import open_bundle
+from geoseg.cataloguing import ModelCard
+from geoseg.errors import FormatError, InputError, MismatchError, MissingFileError, OutputExistsError, PreflightError
+from geoseg.scenes import describe_scene
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory) -> Path:
+    farm = plough(tmp_path_factory.mktemp("farm"))
+    geoseg.evaluate(farm / "chips", model=farm / "model", out=farm / "report", bootstrap=20)
+    return farm
+
+
+def card_of(made: ModelCard) -> str:
+    return (made.path / "model_card.md").read_text(encoding="utf-8")
+
+
+def test_a_card_tells_what_the_model_is(farm, tmp_path):
+    made = geoseg.card(model=farm / "model", out=tmp_path / "card")
+    assert sorted(path.name for path in made.path.iterdir()) == ["model_card.md", "model_stac.json"]
+    text, bundle = card_of(made), open_bundle(farm / "model")
+    assert text.startswith("---\nlibrary_name: geoseg\n")
+    assert bundle.weights_sha256 in text
+    for entry in bundle.legend:
+        assert f"| {entry.value} | {entry.name} | `{entry.colour}` |" in text
+    for band in bundle.image.bands:
+        assert f"| {band.name} | {band.source} | uint8 | 0 | {band.statistics.mean:.5g} |" in text
+    left, bottom, right, top = describe_scene(farm / "scene.tif").bounds
+    assert (left, bottom, right, top) == (500_000, 4_498_400, 501_600, 4_500_000)  # west and north of 99 W, 40.65 N
+    assert "| scene | -99.0000 to -98.9811 | 40.6" in text
+    assert "Nothing independent is known yet" in text
+    assert f"with {bundle.margin} pixels around it" in text
+    assert str(made).splitlines()[0] == f"{made.path / 'model_card.md'}: for people"
+    assert made.to_dict()["item"] == json.loads((made.path / "model_stac.json").read_text(encoding="utf-8"))
+
+
+def test_scores_of_a_report_go_in(farm, tmp_path):
+    report = json.loads((farm / "report" / "metrics.json").read_text(encoding="utf-8"))
+    text = card_of(geoseg.card(model=farm / "model", out=tmp_path / "card", report=farm / "report"))
+    assert report["what"] in text
+    assert f"{report['miou']:.3f}" in text
+    assert "Nothing independent" not in text
+
+
+def test_a_report_on_points_goes_in(farm, tmp_path):
+    geoseg.sample(farm / "map" / "scene_classes.tif", out=tmp_path / "points.gpkg", size=60, minimum=10)
+    table = gpd.read_file(tmp_path / "points.gpkg", layer="points")
+    table["reference"] = table["stratum"]
+    table.to_file(tmp_path / "labelled.gpkg", layer="points", driver="GPKG")
+    geoseg.evaluate(farm / "map" / "scene_classes.tif", tmp_path / "labelled.gpkg", out=tmp_path / "report")
+    text = card_of(geoseg.card(model=farm / "model", out=tmp_path / "card", report=tmp_path / "report"))
+    assert "estimated ha" in text
+
+
+def test_names_of_strangers_break_nothing(farm, tmp_path):
+    folder = tmp_path / "a|b <script>"
+    folder.mkdir()
+    for name in ("model.safetensors", "model.json"):
+        (folder / name).write_bytes((farm / "model" / name).read_bytes())
+    document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    document["legend"][0]["name"] = "x | <img src=y> 麦"
+    (folder / "model.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    made = geoseg.card(model=folder, out=tmp_path / "card")
+    assert "<script" not in card_of(made)
+    assert "| 0 | x \\| &lt;img src=y> 麦 |" in card_of(made)
+    assert made.item["id"].startswith("a_b_script_-")
+
+
+def test_polygons_carry_what_they_were_made_of(farm, tmp_path):
+    geoseg.polygonize(farm / "map" / "scene_classes.tif", out=tmp_path / "a.gpkg", simplify=0)
+    told = json.loads(
+        pyogrio.read_info(tmp_path / "a.gpkg", layer="polygons")["layer_metadata"]["GPKG_METADATA_ITEM_1"]
+    )
+    assert told["map"]["model_sha256"] == open_bundle(farm / "model").weights_sha256
+    assert told["map"]["scene"] == "scene.tif"
+    assert told["outlines"]["simplify"] == 0
+    geoseg.polygonize(farm / "labels.tif", out=tmp_path / "b.gpkg")
+    told = json.loads(
+        pyogrio.read_info(tmp_path / "b.gpkg", layer="polygons")["layer_metadata"]["GPKG_METADATA_ITEM_1"]
+    )
+    assert told["map"] is None
+
+
+def test_parquet_carries_it_too(farm, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    geoseg.polygonize(farm / "map" / "scene_classes.tif", out=tmp_path / "a.parquet")
+    assert json.loads(parquet.read_schema(tmp_path / "a.parquet").metadata[b"geoseg"])["map"]["scene"] == "scene.tif"
+
+
+def test_what_is_refused(farm, tmp_path):
+    with pytest.raises(MissingFileError, match=r"model\.json"):
+        geoseg.card(model=tmp_path / "none", out=tmp_path / "card")
+    with pytest.raises(InputError, match="--datetime soon"):
+        geoseg.card(model=farm / "model", out=tmp_path / "card", datetime="soon")
+    with pytest.raises(MissingFileError, match=r"metrics\.json"):
+        geoseg.card(model=farm / "model", out=tmp_path / "card", report=tmp_path)
+    with pytest.raises(FormatError, match=r"scene_run\.json: no scores of geoseg evaluate"):
+        geoseg.card(model=farm / "model", out=tmp_path / "card", report=farm / "map" / "scene_run.json")
+    with pytest.raises(PreflightError):
+        geoseg.card(model=tmp_path / "none", out=tmp_path / "card", datetime="soon")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_of_another_model_are_refused(farm, tmp_path):
+    report = json.loads((farm / "report" / "metrics.json").read_text(encoding="utf-8"))
+    report["provenance"]["model"]["weights_sha256"] = "0" * 64
+    (tmp_path / "metrics.json").write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(MismatchError, match="the scores of another model than"):
+        geoseg.card(model=farm / "model", out=tmp_path / "card", report=tmp_path)
+
+
+def test_a_card_that_is_there_stays(farm, tmp_path):
+    geoseg.card(model=farm / "model", out=tmp_path)
+    before = (tmp_path / "model_card.md").read_bytes()
+    with pytest.raises(OutputExistsError, match=r"model_stac\.json"):
+        geoseg.card(model=farm / "model", out=tmp_path, report=farm / "report")
+    assert (tmp_path / "model_card.md").read_bytes() == before
+    geoseg.card(model=farm / "model", out=tmp_path, report=farm / "report", overwrite=True)
+    assert (tmp_path / "model_card.md").read_bytes() != before
