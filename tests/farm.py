@@ -33,9 +33,12 @@ SIZE = 160
 _TIMES = frozenset({"seconds", "versions", "date"})  # what another run may say otherwise
 
 
-_LOADED = ("geoseg.prediction", "geoseg.training", "geoseg.evaluation", "geoseg.tiling", "geoseg.polygons",
-           "geoseg.sampling", "geoseg.suggestion", "geoseg.exporting", "geoseg.cataloguing", "geoseg.engines", "segmentation_models_pytorch",
-           "lightning.pytorch", "pyarrow.parquet")  # fmt: skip
+_LOADED = (
+    "geoseg.prediction", "geoseg.training", "geoseg.evaluation", "geoseg.tiling", "geoseg.polygons", "geoseg.sampling",
+    "geoseg.suggestion", "geoseg.exporting", "geoseg.cataloguing", "geoseg.engines", "segmentation_models_pytorch",
+    "lightning.pytorch", "pyarrow.parquet",
+)  # fmt: skip
+"""What a command may import before it begins."""
 
 
 class Command(NamedTuple):
@@ -153,10 +156,15 @@ def _digest(path: Path) -> str:
 def _content(path: Path) -> bytes:
     if path.suffix == ".json":
         document = _timeless(json.loads(path.read_text(encoding="utf-8")))
-        outputs = document.get("outputs", {}) if isinstance(document, dict) else {}
+        outputs, assets = (
+            (document if isinstance(document, dict) else {}).get(key, {}) for key in ("outputs", "assets")
+        )
         for name in outputs:
             if name.endswith(".gpkg"):  # SQLite numbers the changes of a file
                 outputs[name] = ""
+        for asset in assets.values():
+            if asset["href"].endswith(".gpkg"):
+                asset["file:checksum"] = asset["file:size"] = ""
         return json.dumps(document, sort_keys=True).encode()
     if path.name == "history.csv":
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
