@@ -160,7 +160,9 @@ def _content(path: Path) -> bytes:
             (document if isinstance(document, dict) else {}).get(key, {}) for key in ("outputs", "assets")
         )
         for name in outputs:
-            if name.endswith(".gpkg"):  # SQLite numbers the changes of a file
+            if name.endswith(
+                (".gpkg", "_stac.json")
+            ):  # SQLite numbers the changes of a file, whose sum stands in the other
                 outputs[name] = ""
         for asset in assets.values():
             if asset["href"].endswith(".gpkg"):
