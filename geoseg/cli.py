@@ -131,8 +131,7 @@ class _Bar:
 
         if self._bar is None or stage != self._stage:
             self.close()
-            # A bar that is not on a terminal, but in a log, says something twice a minute.
-            interval = 0.1 if sys.stderr.isatty() else 30
+            interval = 0.1 if sys.stderr.isatty() else _log_seconds()
             self._stage, self._bar = stage, tqdm(total=total, desc=stage, disable=self._quiet, mininterval=interval)
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
@@ -151,6 +150,14 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _log_seconds() -> float:
+    """How often a bar says something that is not on a terminal, but in a log; programs that draw their own ask for more."""
+    try:
+        return float(os.environ.get("GEOSEG_PROGRESS_SECONDS", "30"))
+    except ValueError:
+        return 30.0
 
 
 def _load_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
@@ -531,4 +538,6 @@ def check(scenes: tuple[str, ...], **options: Any) -> Any:
 def main() -> None:
     """Run the command line; exit 0, 1 (input or environment), 2 (usage), 130 (Ctrl-C) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if hasattr(signal, "SIGBREAK"):  # of Windows, where a program cannot send another one Ctrl-C alone
+        signal.signal(signal.SIGBREAK, signal.default_int_handler)
     cli(prog_name="geoseg")

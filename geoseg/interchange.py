@@ -108,7 +108,11 @@ def open_openvino(path: Path, weights: Path) -> Runner:
     openvino = import_openvino("--format openvino")
     core = openvino.Core()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = core.compile_model(core.read_model(str(path), str(weights)), "CPU", options)
+    try:
+        model = core.read_model(str(path), str(weights))
+    except RuntimeError as error:  # older versions are silent where they cannot write
+        raise OSError(errno.EIO, "what was written cannot be read back") from error
+    compiled = core.compile_model(model, "CPU", options)
     return lambda pixels: compiled(pixels)[0]
 
 
@@ -136,6 +140,8 @@ def _operators_named(format: str) -> Any:
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
+        if isinstance(first, OSError):
+            raise first from None
         unknown = sorted(set(re.findall(r"\b(?:aten|prims?|torchvision)(?:::|\.)\w+", f"{error} {first}")))
         reason = ", ".join(unknown) or str(first).strip().splitlines()[-1]
         raise ModelError(f"--format {format}: it has no word for {reason}; use another format or --arch") from error
