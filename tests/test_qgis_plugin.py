@@ -110,7 +110,9 @@ def test_it_tells_progress_and_the_result_and_makes_what_the_command_makes(farm,
 def test_an_error_is_its_own_line(farm, tmp_path):
     with pytest.raises(command_line.GeosegRunError, match=r"^.*none.model\.json: not found; [^\n]*$"):
         run([GEOSEG, "predict", f"--model={tmp_path / 'none'}", "--", farm / "scene.tif"])
-    with pytest.raises(command_line.GeosegRunError, match=r"3 faults, nothing was done; --window 0: .*; .*model\.json: not found.*"):
+    with pytest.raises(
+        command_line.GeosegRunError, match=r"3 faults, nothing was done; --window 0: .*; .*model\.json: not found.*"
+    ):
         run([GEOSEG, "predict", "--window=0", f"--model={tmp_path / 'none'}", "--", tmp_path / "none.tif"])
 
 
