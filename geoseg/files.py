@@ -270,15 +270,10 @@ def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:
         FormatError: it is damaged, or its `format` is newer.
     """
     try:
-        document = json.loads(
-            path.read_text(encoding="utf-8"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite_float,
-            parse_int=_int64,
-        )
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingFileError(f"{path}: not found; {what} is needed") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
+    except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read as {what} ({error}); make it again") from None
     version = document.get("format") if isinstance(document, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -290,6 +285,18 @@ def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:
             f"install geoseg {written_by} or newer"
         )
     return document
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON that may come from a stranger: numbers are finite, and whole ones have 64 bits.
+
+    Raises:
+        ValueError: it is not JSON, or has numbers or lists within lists beyond measure.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_int64)
+    except RecursionError:
+        raise ValueError("lists within lists within lists, too many of them") from None
 
 
 def _refuse_constant(text: str) -> None:

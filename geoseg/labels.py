@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from geoseg.errors import DataWarning, Faults, GeoreferenceError, LabelError, LegendError, MissingFileError
+from geoseg.files import parse_json
 from geoseg.legend import LEGEND_TAG, Legend, make_legend
 from geoseg.raster import RASTER_SUFFIXES, has_blocks, open_raster, reading
 from geoseg.scenes import Scene, describe_scene, holds, same_grid, valid_pixels
@@ -224,6 +224,8 @@ def read_legend(path: Path) -> Legend | None:
     if text is None:
         return None
     try:
-        return Legend.from_list(json.loads(text))
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+        return Legend.from_list(parse_json(text))
+    except LegendError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
         raise LegendError(f"{path}: its legend cannot be read ({error}); write the raster again") from None

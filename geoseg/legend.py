@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from geoseg.errors import LegendError, without_controls
+from geoseg.files import parse_json
 
 Role = Literal["background", "boundary"]
 
@@ -209,8 +209,8 @@ def parse_legend(spec: str | Path) -> Legend:
 def _read_legend_file(path: Path) -> Legend:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        entries = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        entries = parse_json(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, ValueError) as error:
         raise LegendError(
             f"{path}: no legend could be read ({error}); a list of value, name, colour is needed"
         ) from None

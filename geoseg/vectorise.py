@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from geoseg.choices import Connectivity, Format, Rule, Small, one_of, refuse_odd
 from geoseg.class_rasters import ClassRows
 from geoseg.confidence import ConfidenceRaster
 from geoseg.errors import DataWarning, Faults, GeoreferenceError
+from geoseg.files import parse_json
 from geoseg.generalisation import NOTHING, Large, added, fill_holes
 from geoseg.legend import PROVENANCE_TAG, Legend
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
@@ -191,7 +191,7 @@ def _provenance(classes: Path, options: PolygonOptions) -> dict[str, Any]:
     with open_raster(classes) as dataset:
         tag = dataset.tags().get(PROVENANCE_TAG)
     try:
-        of_map = json.loads(tag) if tag else None
+        of_map = parse_json(tag) if tag else None
     except ValueError:
         of_map = None  # whatever that is, it is not ours
     return {"software": f"geoseg {geoseg.__version__}", "map": of_map, "outlines": asdict(options)}

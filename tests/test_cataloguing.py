@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
 import pyogrio
 import pytest
+import rasterio
 from farm import plough
 
 import geoseg
@@ -92,6 +94,16 @@ def test_polygons_carry_what_they_were_made_of(farm, tmp_path):
         pyogrio.read_info(tmp_path / "b.gpkg", layer="polygons")["layer_metadata"]["GPKG_METADATA_ITEM_1"]
     )
     assert told["map"] is None
+
+
+@pytest.mark.parametrize("tag", ["{", "[" * 200_000, "NaN"])
+def test_what_a_stranger_wrote_into_a_raster_is_not_carried_on(farm, tmp_path, tag):
+    shutil.copy(farm / "labels.tif", tmp_path / "labels.tif")
+    with rasterio.open(tmp_path / "labels.tif", "r+") as raster:
+        raster.update_tags(GEOSEG_PROVENANCE=tag)
+    geoseg.polygonize(tmp_path / "labels.tif", out=tmp_path / "a.gpkg")
+    told = pyogrio.read_info(tmp_path / "a.gpkg", layer="polygons")["layer_metadata"]["GPKG_METADATA_ITEM_1"]
+    assert json.loads(told)["map"] is None
 
 
 def test_parquet_carries_it_too(farm, tmp_path):

@@ -444,7 +444,7 @@ def test_the_legend_of_a_class_raster_of_ours(write_scene):
     with rasterio.open(path, "r+") as dataset:
         dataset.update_tags(**{LEGEND_TAG: json.dumps(legend.to_list())})
     assert read_legend(path) == legend
-    for damage in ("{", "[1]", "7", '[{"name": "a"}]'):
+    for damage in ("{", "[1]", "7", '[{"name": "a"}]', '[{"value": 1e999}]', "[" * 200_000):
         with rasterio.open(path, "r+") as dataset:
             dataset.update_tags(**{LEGEND_TAG: damage})
         with pytest.raises(LegendError):
