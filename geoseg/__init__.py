@@ -19,7 +19,7 @@ import one another:
     floor 4   cli __main__
     floor 3   tiling training prediction polygons evaluation sampling suggestion exporting cataloguing describing checking
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
-              bundle reach; devices folding engines views predictor merging standalone interchange
+              bundle reach; devices folding engines views predictor merging standalone interchange deepness
               inference seams; augment optimisation recipe transfer plan
               samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
               changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis

@@ -14,6 +14,7 @@ import numpy as np
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.choices import ExportFormat, Program, at_least, one_of, refuse_odd
+from geoseg.deepness import UNIT, deepness_facts
 from geoseg.errors import Faults, InputError, ModelError
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.interchange import INPUT, OUTPUT, Runner, open_onnx, open_openvino, write_onnx, write_openvino
@@ -25,9 +26,6 @@ _SUFFIXES: dict[str, ExportFormat] = {".onnx": "onnx", ".xml": "openvino"}
 _LEAST_AGREEMENT, _MOST_DIFFERENCE = 0.999, 0.01
 _BATCHES = (1, 2, 3)
 """Windows at once that are tried: exporters have been seen to write networks down for one size of batch alone."""
-
-_DEEPNESS_UNIT = 255.0
-"""Deepness divides all pixels by this, whatever their dtype."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,9 @@ def export(
     targets = [out, out.with_suffix(".bin")] if options.format == "openvino" else [out]
     refuse_inputs(targets, [path for path in bundle.path.iterdir() if path.is_file()])
     refuse_existing(targets, overwrite)
-    unit = _DEEPNESS_UNIT if for_ else 1.0
+    unit = UNIT if for_ else 1.0
     network = StandaloneNetwork(bundle, unit=unit, alone=for_ is not None).eval()
-    facts = _facts(bundle) | (_deepness_facts(bundle, tile_size, network.size_divisor) if for_ else {})
+    facts = _facts(bundle) | (deepness_facts(bundle, tile_size, network.size_divisor) if for_ else {})
     shape = (len(bundle.image.bands), tile_size, tile_size)
     with ExitStack() as stack:
         partials = [stack.enter_context(publish(path, overwrite=overwrite)) for path in targets]
@@ -171,46 +169,6 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         OUTPUT: "of the classes, in the order of the legend; 0 where the image is not valid",
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
-
-
-def _deepness_facts(bundle: Bundle, tile_size: int, divisor: int) -> dict[str, str]:
-    """What Deepness reads, by the names in its source (0.6.5, processing/models/model_base.py), each as JSON."""
-    overlap = _deepness_overlap(tile_size, bundle.margin, divisor)
-    if overlap is None:
-        least = -(-(2 * bundle.margin + divisor) // divisor) * divisor
-        raise ModelError(
-            f"--tile-size {tile_size}: the model must see {bundle.margin} pixels around the ground it answers for, and works "
-            f"on squares of {divisor}; a multiple of {divisor} is needed, {least} or more, such as {math.ceil(least / 256) * 256}"
-        )
-    bands = len(bundle.image.bands)
-    facts: dict[str, Any] = {
-        "model_type": "Segmentor",
-        "class_names": {str(index): entry.name for index, entry in enumerate(bundle.legend.classes)},
-        "tile_size": tile_size,
-        "tiles_overlap": overlap,
-        "standardization_mean": [0.0] * bands,
-        "standardization_std": [1.0] * bands,
-        "seg_thresh": bundle.threshold if bundle.one_channel else 0.0,
-        "seg_small_segment": 1,
-        INPUT: "raw values of the bands, in their order, divided by 255",
-    }
-    size = bundle.image.map_pixel_size_m or bundle.image.pixel_size_m
-    if size is not None:
-        facts["resolution"] = round(100 * size, 4)  # in centimetres, and those of the map, not of the ground
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
-
-
-def _deepness_overlap(tile_size: int, margin: int, divisor: int) -> int | None:
-    """How far tiles must overlap, in percent, so that half of it is no less than the margin; None where none will do.
-
-    Tiles must also begin on the squares that the network divides an image into, as geoseg's windows do: a network of
-    stride 32 draws other outlines on tiles that begin elsewhere.
-    """
-    for percent in range(100):
-        overlap = int(tile_size * percent / 100 * 2) // 2  # as in its common/processing_overlap.py
-        if tile_size % divisor == (tile_size - overlap) % divisor == 0 and overlap >= 2 * margin:
-            return percent if overlap < tile_size else None
-    return None
 
 
 def _compare(bundle: Bundle, runner: Runner, unit: float, tile_size: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from torch import nn
 import geoseg
 from geoseg import exporting, extras
 from geoseg.bundle import open_bundle, write_bundle
+from geoseg.deepness import tiles_overlap
 from geoseg.errors import (
     InputError,
     MissingFileError,
@@ -164,7 +165,7 @@ def test_every_architecture_can_be_written(tmp_path, arch, ending):
 @pytest.mark.parametrize("margin", [0, 16, 32, 64, 128, 192])
 @pytest.mark.parametrize("tile_size", [128, 256, 384, 512, 640, 768, 1024])
 def test_tiles_of_deepness_begin_where_windows_of_geoseg_may(tile_size, margin, divisor):
-    percent = exporting._deepness_overlap(tile_size, margin, divisor)
+    percent = tiles_overlap(tile_size, margin, divisor)
     if percent is None:
         assert 2 * margin + divisor > tile_size
         return
