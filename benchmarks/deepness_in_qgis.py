@@ -22,7 +22,6 @@ from deepness.common.processing_parameters.map_processing_parameters import Proc
 from deepness.common.processing_parameters.segmentation_parameters import SegmentationParameters  # noqa: E402
 from deepness.processing.map_processor.map_processor_segmentation import MapProcessorSegmentation  # noqa: E402
 from deepness.processing.models.segmentor import Segmentor  # noqa: E402
-from osgeo import gdal  # noqa: E402
 from qgis.core import QgsApplication, QgsProject, QgsRasterLayer  # noqa: E402
 
 EDGE = 64
@@ -60,9 +59,11 @@ def run_deepness():
 application = QgsApplication([], False)
 application.initQgis()
 indices, values = run_deepness()
-band = gdal.Open(classes_path).GetRasterBand(1)
-classes = band.ReadAsArray()
-told = classes != band.GetNoDataValue()
+layer = QgsRasterLayer(classes_path, "classes")
+provider = layer.dataProvider()  # GDAL's own arrays want the numpy that it was built with
+block = provider.block(1, provider.extent(), provider.xSize(), provider.ySize())
+classes = np.frombuffer(bytes(block.data()), np.uint8).reshape(provider.ySize(), provider.xSize())
+told = classes != provider.sourceNoDataValue(1)
 equal = np.array(values)[indices] == classes
 inner = np.zeros_like(told)
 inner[EDGE:-EDGE, EDGE:-EDGE] = told[EDGE:-EDGE, EDGE:-EDGE]
