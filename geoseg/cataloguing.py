@@ -73,14 +73,23 @@ def card(
     faults.raise_any()
     parameters = sum(weight.numel() for weight in bundle.network().parameters())
     with stage(out, last=ITEM, replaces=[CARD], overwrite=overwrite) as staging:
-        item = model_item(bundle, time, parameters=parameters, folder=out)
+        try:
+            item, text = (
+                model_item(bundle, time, parameters=parameters, folder=out),
+                write_card(bundle, parameters, scores),
+            )
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # nothing else reads those facts
+            raise FormatError(
+                f"{bundle.path}: what its model.json or the report tell of training and scores cannot be read ({error}); make "
+                f"it again"
+            ) from None
         item["assets"]["card"] = {
             "href": f"./{CARD}",
             "type": "text/markdown",
             "roles": ["metadata"],
             "title": "Model card",
         }
-        (staging / CARD).write_text(write_card(bundle, parameters, scores), encoding="utf-8")
+        (staging / CARD).write_text(text, encoding="utf-8")
         write_json(staging / ITEM, item)
     return ModelCard(out, item)
 

@@ -175,7 +175,12 @@ def bundles(folder: Path) -> list[Path]:
     torch.manual_seed(0)
     write_bundle(
         folder, architecture.build().state_dict(), architecture=architecture, image=ImageSpec(bands, 3, 10.0, 32), legend=LEGEND,
-        training={"best_epoch": 1, "epochs_run": 2}, metrics={"miou": 0.5}, reach={16: 0.1, 32: 0.0},
+        training={
+            "best_epoch": 1, "epochs_run": 2, "crop": 16, "chips": {"train": 3}, "versions": {"torch": "2"}, "init": None,
+            "ground": {"a": [[0.0, 1.0], [1.0, 1.0], [1.0, 2.0]]}, "encoder_weights": "none",
+        },
+        metrics={"miou": 0.5, "classes": [{"value": 0, "name": "a", "iou": 0.1, "precision": None, "recall": 1.0}]},
+        reach={16: 0.1, 32: 0.0},
     )  # fmt: skip
     return [folder / CARD, folder / WEIGHTS]
 
@@ -290,6 +295,8 @@ def read_bundle(path: Path) -> None:
     pixels = np.ones((len(bundle.image.bands), 16, 16), bundle.image.dtypes[0])
     with torch.no_grad():
         network(torch.from_numpy(bundle.image.normalise(pixels, np.ones((16, 16), bool)))[None])
+    with tempfile.TemporaryDirectory() as out:
+        geoseg.card(model=folder, out=out)
 
 
 def read_chips(path: Path) -> None:

@@ -134,6 +134,24 @@ def test_scores_of_another_model_are_refused(farm, tmp_path):
         geoseg.card(model=farm / "model", out=tmp_path / "card", report=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("training", {"crop": "x"}), ("training", {"ground": 5}), ("training", {"ground": {"a": [[1]]}}), ("training", {"versions": 1}),
+        ("training", {"chips": []}), ("metrics", {"classes": 7}), ("metrics", {"classes": [1]}), ("metrics", {"miou": "much"}),
+    ],
+)  # fmt: skip
+def test_odd_facts_of_a_strangers_model_are_refused(farm, tmp_path, place, value):
+    folder = tmp_path / "model"
+    shutil.copytree(farm / "model", folder)
+    document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    document[place] = value
+    (folder / "model.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(FormatError, match="cannot be read"):
+        geoseg.card(model=folder, out=tmp_path / "card")
+    assert not (tmp_path / "card").exists()
+
+
 def test_a_card_that_is_there_stays(farm, tmp_path):
     geoseg.card(model=farm / "model", out=tmp_path)
     before = (tmp_path / "model_card.md").read_bytes()
