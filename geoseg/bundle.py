@@ -21,7 +21,7 @@ from geoseg.spec import ImageSpec
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
 _FORMAT = 1
-_MARGIN = 64
+_MARGIN, _FURTHEST = 64, 1024
 _AT_ODDS = 0.01
 
 
@@ -58,6 +58,9 @@ class Bundle:
     def __post_init__(self) -> None:
         if not isinstance(self.threshold, int | float) or not 0 < self.threshold < 1:
             raise FormatError(f"threshold {self.threshold!r} found, a number above 0 and below 1 is needed")
+        for margin, share in self.reach.items():
+            if not (0 <= margin <= _FURTHEST and 0 <= share <= 1):
+                raise FormatError(f"reach {share} at a margin of {margin} pixels found, which is none")
         if self.architecture.in_channels != len(self.image.bands):
             raise FormatError(
                 f"a network for {self.architecture.in_channels} bands found, and {len(self.image.bands)} bands"

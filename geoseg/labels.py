@@ -203,7 +203,7 @@ def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:
     if sidecar.exists():
         try:
             categories = ElementTree.parse(sidecar).findall("PAMRasterBand[@band='1']/CategoryNames/Category")
-        except ElementTree.ParseError:
+        except (ElementTree.ParseError, ValueError, LookupError, OSError):  # the others: of encodings that nobody knows
             categories = []
         names = {value: entry.text for value, entry in enumerate(categories) if entry.text}
     colours: dict[int, str] = {}

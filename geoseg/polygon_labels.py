@@ -131,7 +131,7 @@ def read_polygons(
 
 
 def _read_vector(path: Path, class_field: str | None) -> gpd.GeoDataFrame:
-    layer = open_layer(path)
+    layer = open_layer(path, prefer="Polygon")
     if layer.others:
         _warn(f"{path}: {layer.others + 1} layers found, '{layer.name}' is read")
     if class_field is not None and class_field not in layer.fields:
@@ -140,14 +140,20 @@ def _read_vector(path: Path, class_field: str | None) -> gpd.GeoDataFrame:
 
 
 def _field_values(path: Path, column: Any) -> tuple[int | str, ...]:
-    if column.dtype.kind == "f" and (column == column.round()).all():
+    if column.dtype.kind == "f" and (column.abs() < 2**63).all() and (column == column.round()).all():
         column = column.astype(int)  # whole numbers with a null among them are read as floats
     if column.dtype.kind in "iub":
         return tuple(int(value) for value in column)
     if column.dtype.kind == "f":
-        raise LabelError(f"{path}: field '{column.name}' holds fractions; whole numbers or names are needed")
+        raise LabelError(
+            f"{path}: field '{column.name}' holds fractions or numbers beyond measure; whole numbers or names are needed"
+        )
     texts = [str(value).strip() for value in column]
-    return tuple(int(text) for text in texts) if all(text.isdecimal() for text in texts) else tuple(texts)
+    return (
+        tuple(int(text) for text in texts)
+        if all(text.isdecimal() and len(text) < 19 for text in texts)
+        else tuple(texts)
+    )
 
 
 def _refuse_strays(path: Path, keys: Sequence[int | str], legend: Legend, other: Other) -> None:

@@ -97,7 +97,8 @@ def open_raster(source: Path | RemoteFile, access: Access = LOCAL) -> Iterator[D
         refuse_remote(source, access)
         name, driver = source.url, "GTiff"
     else:
-        name, driver = source.resolve(), driver_of(source, vrt=access.vrt)
+        # Absolute, so that it is no address; not resolved: masks stand beside the name that was given, also of a link.
+        name, driver = source.absolute(), driver_of(source, vrt=access.vrt)
         _refuse_strange_sidecars(source)
         if driver == "VRT":
             _refuse_strange_sources(source, access)
@@ -145,7 +146,7 @@ def _refuse_strange_sources(vrt: Path, access: Access) -> None:
 
     GDAL opens them with any of its drivers, of which some make requests or write files.
     """
-    waiting = [vrt.resolve()]
+    waiting = [vrt.parent.resolve() / vrt.name]
     seen = set(waiting)
     while waiting:
         path = waiting.pop()

@@ -152,12 +152,14 @@ def files_of_vrt(path: Path, access: Access) -> list[Path]:
                 raise RasterError(f"{path}: names {place}, on the network; allow it with --allow-remote")
             continue
         # Whether a name counts from the VRT's folder or the current one is said in more ways than are worth knowing.
-        there = [file for file in (path.resolve().parent / text, Path(text)) if text and file.is_file()]
+        folders = (path.absolute().parent, path.resolve().parent, Path())
+        there = [folder / text for folder in folders if text and (folder / text).is_file()]
         if not there:
             raise RasterError(
                 f"{path}: names {' '.join(text.split()) or 'nothing'}, which is not a local file; mend or remove that entry"
             )
-        found |= dict.fromkeys(file.resolve() for file in there)
+        # Links among folders are followed, not that of the file: masks stand beside it, not beside what it leads to.
+        found |= dict.fromkeys(file.parent.resolve() / file.name for file in there)
     return list(found)
 
 

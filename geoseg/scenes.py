@@ -292,6 +292,9 @@ def valid_pixels(
         flags = dataset.mask_flag_enums[0]
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
             valid &= dataset.read_masks(1, window=window) > 0
+        for number, own in zip(dataset.indexes, dataset.mask_flag_enums, strict=True):
+            if not own:  # a mask of this band alone
+                valid &= dataset.read_masks(number, window=window) > 0
         if ColorInterp.alpha in dataset.colorinterp:  # GDAL's own mask forgets it where there is a nodata value
             valid &= dataset.read(dataset.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
     return valid
@@ -342,7 +345,11 @@ def list_rasters(folder: Path) -> list[Path]:
     Raises:
         MissingFileError: there are none.
     """
-    found = [path for path in folder.iterdir() if path.suffix.lower() in RASTER_SUFFIXES and path.name[0] != "."]
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in RASTER_SUFFIXES and path.name[0] != "." and not path.is_dir()
+    ]
     if not found:
         raise MissingFileError(f"{folder}: no raster in this folder; put GeoTIFFs there or name another folder")
     return sorted(
@@ -403,7 +410,10 @@ def _describe_stack(folder: Path | RemoteFile, access: Access) -> Scene:
             band = describe_scene(path, access)
             bands.append(band)
             if len(band.band_names) != 1:
-                raise RasterError(f"{path}: {len(band.band_names)} bands found, --stack needs single-band files")
+                raise RasterError(
+                    f"{path}: {len(band.band_names)} bands found, --stack needs single-band files; put those wanted into a "
+                    f"folder of their own (links will do)"
+                )
             _refuse_other_grid(band, bands[0])
     faults.raise_any()
     first = bands[0]
@@ -437,7 +447,8 @@ def _refuse_other_grid(band: Scene, first: Scene) -> None:
     crs = shlex.quote(first.crs.to_string() if first.crs else "")
     raise RasterError(
         f"{band.path}: another grid than {first.path.name}; mend it with: gdalwarp -t_srs {crs} "
-        f"-te {left} {bottom} {right} {top} -ts {first.width} {first.height} {band.path.name} OUT.tif"
+        f"-te {left} {bottom} {right} {top} -ts {first.width} {first.height} {band.path.name} OUT.tif, or put the bands "
+        f"wanted into a folder of their own (links will do)"
     )
 
 

@@ -204,3 +204,12 @@ def test_a_card_from_before_reach_knows_none(model):
 
 def test_the_card_of_a_model_stands_for_its_folder(model):
     assert open_bundle(model / CARD) == open_bundle(model)
+
+
+@pytest.mark.parametrize("reach", [{"-100": 0.0}, {"1000000": 0.0}, {"64": 2.0}, {"64": -0.1}])
+def test_a_reach_that_is_none_is_refused(tmp_path, reach):
+    write(tmp_path)
+    document = json.loads((tmp_path / CARD).read_text(encoding="utf-8"))
+    (tmp_path / CARD).write_text(json.dumps(document | {"reach": reach}), encoding="utf-8")
+    with pytest.raises(FormatError, match=r"at a margin of .* pixels found, which is none"):
+        open_bundle(tmp_path)

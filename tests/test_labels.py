@@ -461,3 +461,10 @@ def test_that_labels_are_resampled_is_said(write_scene, scene):
         DataWarning, match=r"l\.tif: on another grid than what it is laid on, so each pixel takes the label nearest"
     ):
         read(write_scene("l.tif", VALUES, transform=TRANSFORM @ Affine.scale(2)), scene)
+
+
+@pytest.mark.parametrize("encoding", ["GBK", "latin-99"])
+def test_a_sidecar_that_nobody_can_read_tells_no_names(write_scene, encoding):
+    path = write_scene("l.tif", VALUES)
+    path.with_name("l.tif.aux.xml").write_text(f'<?xml version="1.0" encoding="{encoding}"?><PAMDataset/>')
+    assert raster_legend([path], [2, 5]) == make_legend([2, 5])

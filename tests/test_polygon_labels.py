@@ -357,3 +357,15 @@ def test_ground_outside_needs_a_class(tmp_path, scene):
 def test_values_that_cannot_be_classes_are_named_with_the_file(tmp_path, column):
     with pytest.raises(LegendError, match=r"p\.gpkg: .*0 to 65535 are possible"):
         legend_of(tmp_path, column)
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1e300, -1e19])
+def test_numbers_beyond_measure_are_no_classes(tmp_path, value):
+    path = write_polygons(tmp_path / "p.gpkg", [box(0, 0, 5, 5), box(5, 5, 5, 5)], kind=[1.0, value])
+    with pytest.raises(LabelError, match=r"p\.gpkg: field 'kind' holds fractions or numbers beyond measure"):
+        read_polygons(path, class_field="kind")
+
+
+def test_a_text_of_many_digits_is_a_name(tmp_path):
+    path = write_polygons(tmp_path / "p.gpkg", [box(0, 0, 5, 5), box(5, 5, 5, 5)], kind=["1" * 5000, "7"])
+    assert read_polygons(path, class_field="kind").keys == ("1" * 5000, "7")

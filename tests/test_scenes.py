@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 
 import numpy as np
@@ -187,6 +188,46 @@ def test_an_internal_mask_counts_beside_a_nodata_value(write_scene):
     mask = np.array([[True, False, True]])
     assert valid_of(write_scene("a.tif", np.array([[5, 5, 5]], np.uint8), mask=mask)) == [[1, 0, 1]]
     assert valid_of(write_scene("b.tif", np.array([[5, 5, 9]], np.uint8), mask=mask, nodata=9)) == [[1, 0, 0]]
+
+
+PLACE = {"crs": "EPSG:32614", "transform": Affine(10, 0, 500_000, 0, -10, 4_500_000)}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_a_mask_stands_beside_the_name_that_is_given_also_of_a_link(write_scene, tmp_path):
+    """As git-annex, DVC and caches lay out their files."""
+    path = write_scene("store/b1", np.ones((1, 4, 4), np.uint8))
+    with rasterio.open(
+        tmp_path / "store" / "b2", "w", driver="GTiff", width=4, height=4, count=1, dtype="uint8", **PLACE
+    ) as mask:
+        mask.write(np.array([[[0] * 4] * 2 + [[255] * 4] * 2], np.uint8))
+        mask.update_tags(INTERNAL_MASK_FLAGS_1=2)
+    (tmp_path / "a.tif").symlink_to(path)
+    (tmp_path / "a.tif.msk").symlink_to(tmp_path / "store" / "b2")
+    with describe_scene(tmp_path / "a.tif").open() as reader:
+        valid = reader.read(Window(0, 0, 4, 4), [1])[1]
+    assert not valid[:2].any()
+    assert valid[2:].all()
+
+
+def test_masks_of_single_bands_count(write_scene, tmp_path):
+    path = write_scene("a.tif", np.ones((2, 4, 4), np.uint8))
+    with rasterio.open(
+        tmp_path / "a.tif.msk", "w", driver="GTiff", width=4, height=4, count=2, dtype="uint8", **PLACE
+    ) as mask:
+        mask.write(np.stack([np.full((4, 4), 255), np.full((4, 4), 255)]).astype(np.uint8))
+        mask.write(np.zeros((1, 4), np.uint8), 1, window=Window(0, 0, 4, 1))
+        mask.write(np.zeros((1, 4), np.uint8), 2, window=Window(0, 3, 4, 1))
+        mask.update_tags(INTERNAL_MASK_FLAGS_1=0, INTERNAL_MASK_FLAGS_2=0)
+    with describe_scene(path).open() as reader:
+        valid = reader.read(Window(0, 0, 4, 4), [1, 2])[1]
+    assert valid.all(axis=1).tolist() == [False, True, True, False]
+
+
+def test_a_folder_that_is_called_like_a_raster_is_passed_over(write_scene, tmp_path):
+    write_scene("all/a.tif", np.ones((1, 4, 4), np.uint8))
+    (tmp_path / "all" / "old.tif").mkdir()
+    assert [scene.name for scene in find_scenes([tmp_path / "all"])] == ["a"]
 
 
 def test_a_msk_file_counts(write_scene):

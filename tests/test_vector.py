@@ -106,8 +106,14 @@ def test_a_crs_that_is_a_link_is_not_followed(tmp_path, asked, member):
 
 
 @pytest.mark.parametrize(
-    "crs", [{"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32614"}}, None]
-)  # fmt: skip
+    "crs",
+    [
+        {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32614"}},
+        {"properties": {"name": "urn:ogc:def:crs:EPSG::32614"}, "type": "name"},
+        {"type": "EPSG", "properties": {"code": 32614}},
+        None,
+    ],
+)
 def test_a_crs_that_is_named_is_read(tmp_path, crs):
     (tmp_path / "p.geojson").write_text(json.dumps(features(crs=crs), indent=2))
     frame = open_layer(tmp_path / "p.geojson").read()
@@ -131,6 +137,21 @@ def test_a_vrt_opens_no_other_file(tmp_path, name, text):
     assert not holds_points(tmp_path / name)
 
 
+@pytest.mark.parametrize("type_name", ["gdal_streamed_alg", "GDAL_Streamed_Alg"])
+@pytest.mark.parametrize("name", ["p.geojson", "p.gdalg.json", "p.gpkg"])
+def test_a_pipeline_is_not_run(tmp_path, asked, name, type_name):
+    """GDAL 3.11 and later run such a file as soon as they open it, whatever it is called."""
+    address, paths = asked
+    (tmp_path / "secret.geojson").write_text(json.dumps(features()))
+    for source in (tmp_path / "secret.geojson", f"/vsicurl/{address}/a.fgb"):
+        command = f"gdal vector pipeline ! read {source} ! limit 1000"
+        (tmp_path / name).write_text(json.dumps({"type": type_name, "command_line": command}))
+        refused(tmp_path / name, "JSON found that is no GeoJSON")
+        (tmp_path / name).write_text(json.dumps({**features(), "x": {"type": type_name, "command_line": command}}))
+        refused(tmp_path / name, "JSON found that is no GeoJSON")
+    assert paths == []
+
+
 # What is no table
 
 
@@ -144,6 +165,78 @@ def test_a_view_without_an_end_is_not_begun(tmp_path):
         )
     database.close()
     refused(tmp_path / "p.gpkg", "layer 'p' is a view, not a table")
+
+
+ENDLESS = "WITH RECURSIVE many(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many)"
+
+
+@pytest.mark.parametrize("name", ["p.geojson", "p.fgb", "p.shp", "p.json", "p.parquet"])
+def test_a_view_is_one_whatever_the_file_is_called(tmp_path, name):
+    path = write_polygons(tmp_path / "p.gpkg", [SQUARE], **{"class": [1]})
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE p RENAME TO q")
+        database.execute(f"CREATE VIEW p AS {ENDLESS} SELECT fid, geom, class FROM q, many WHERE n < 0")
+    database.close()
+    path.rename(tmp_path / name)
+    refused(tmp_path / name, "layer 'p' is a view, not a table")
+
+
+@pytest.mark.parametrize("table", ["gpkg_contents", "gpkg_geometry_columns", "gpkg_spatial_ref_sys", "layer_styles"])
+def test_the_tables_of_a_geopackage_are_no_views(tmp_path, table):
+    path = write_polygons(tmp_path / "p.gpkg", [SQUARE])
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS layer_styles (id)")
+        database.execute(f"ALTER TABLE {table} RENAME TO was")
+        database.execute(f"CREATE VIEW {table} AS {ENDLESS} SELECT was.* FROM was, many WHERE n < 0")
+    database.close()
+    refused(path, f"'{table}' is a view, not a table")
+
+
+def test_a_column_that_is_made_while_it_is_read_is_refused(tmp_path):
+    path = write_polygons(tmp_path / "p.gpkg", [SQUARE])
+    with sqlite3.connect(path) as database:
+        database.execute(
+            "ALTER TABLE p ADD COLUMN big TEXT GENERATED ALWAYS AS (printf('%.*c', 300000000, 'x')) VIRTUAL"
+        )
+    database.close()
+    refused(path, "has columns that are made while they are read")
+
+
+def test_a_layer_may_be_called_virtual(tmp_path):
+    frame = gpd.GeoDataFrame({"class": [3]}, geometry=[SQUARE], crs="EPSG:32614")
+    frame.to_file(tmp_path / "p.gpkg", layer="virtual_fields")
+    assert open_layer(tmp_path / "p.gpkg").name == "virtual_fields"
+
+
+def test_the_one_layer_of_polygons_is_preferred(tmp_path):
+    frame = gpd.GeoDataFrame({"class": [3]}, geometry=[SQUARE], crs="EPSG:32614")
+    frame.set_geometry(frame.centroid).to_file(tmp_path / "p.gpkg", layer="points")
+    frame.to_file(tmp_path / "p.gpkg", layer="fields")
+    assert open_layer(tmp_path / "p.gpkg").name == "points"
+    assert open_layer(tmp_path / "p.gpkg", prefer="Polygon").name == "fields"
+    frame.to_file(tmp_path / "p.gpkg", layer="more")
+    assert open_layer(tmp_path / "p.gpkg", prefer="Polygon").name == "points"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_parts_of_a_shapefile_may_be_links_to_other_names(tmp_path):
+    gpd.GeoDataFrame({"class": [3]}, geometry=[SQUARE], crs="EPSG:32614").to_file(tmp_path / "p.shp")
+    (tmp_path / "links").mkdir()
+    for number, path in enumerate(sorted(tmp_path.glob("p.*"))):
+        path.rename(tmp_path / f"{number}")
+        (tmp_path / "links" / path.name).symlink_to(tmp_path / f"{number}")
+    assert list(open_layer(tmp_path / "links" / "p.shp").read(["class"])["class"]) == [3]
+
+
+def test_a_small_parquet_file_cannot_fill_the_memory(tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = gpd.GeoDataFrame({"class": ["a"] * 3000, "junk": ["x" * 1_000_000] * 3000}, geometry=[SQUARE] * 3000)
+    frame.to_parquet(tmp_path / "p.parquet")
+    assert (tmp_path / "p.parquet").stat().st_size < 2_000_000
+    layer = open_layer(tmp_path / "p.parquet")
+    assert len(layer.read(["class"])) == 3000
+    with pytest.raises(LabelError, match="bytes found that unpack to more than 1,073,741,824"):
+        layer.read(["junk"])
 
 
 def test_an_sqlite_database_is_no_geopackage(tmp_path):
