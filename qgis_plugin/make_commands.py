@@ -31,7 +31,8 @@ def _param(param: click.Parameter) -> dict[str, Any]:
         entry |= {"flag": max(param.opts, key=len), "help": param.help}
         if param.is_flag:
             off = max(param.secondary_opts, key=len) if param.secondary_opts else None
-            return entry | {"type": "flag", "off": off, "default": default}
+            # Of a flag that nobody gave a default, versions of click differ in what they say.
+            return entry | {"type": "flag", "off": off, "default": default if off else False}
     if isinstance(param.type, click.Choice):
         return entry | {"type": "choice", "choices": [str(word) for word in param.type.choices], "default": default}
     kind = {"integer": "int", "float": "float", "path": "path", "file": "path"}.get(param.type.name, "text")
