@@ -74,10 +74,8 @@ def card(
     parameters = sum(weight.numel() for weight in bundle.network().parameters())
     with stage(out, last=ITEM, replaces=[CARD], overwrite=overwrite) as staging:
         try:
-            item, text = (
-                model_item(bundle, time, parameters=parameters, folder=out),
-                write_card(bundle, parameters, scores),
-            )
+            item = model_item(bundle, time, parameters=parameters, folder=out)
+            text = write_card(bundle, parameters, scores)
         except (TypeError, ValueError, AttributeError, LookupError) as error:  # nothing else reads those facts
             raise FormatError(
                 f"{bundle.path}: what its model.json or the report tell of training and scores cannot be read ({error}); make "
@@ -97,10 +95,11 @@ def card(
 def _read_report(path: Path, bundle: Bundle) -> dict[str, Any]:
     path = path / METRICS if path.is_dir() else path
     scores = read_json(path, newest=1, what="the scores of geoseg evaluate")
-    if not {"what", "classes", "sample", "provenance"} <= scores.keys():
+    known = {"what", "classes", "sample", "provenance"} <= scores.keys()
+    if not known or not isinstance(scores["provenance"], dict):
         raise FormatError(f"{path}: no scores of geoseg evaluate; name its folder")
     model = scores["provenance"].get("model")
-    if model is not None and model.get("weights_sha256") != bundle.weights_sha256:
+    if model is not None and not (isinstance(model, dict) and model.get("weights_sha256") == bundle.weights_sha256):
         raise MismatchError(
             f"{path}: the scores of another model than {bundle.path} (SHA-256 of the weights differs); evaluate it"
         )

@@ -22,8 +22,10 @@ IGNORE = 255
 
 MAX_VALUE = 65535
 
-LEGEND_TAG, PROVENANCE_TAG = "GEOSEG_LEGEND", "GEOSEG_PROVENANCE"
+LEGEND_TAG = "GEOSEG_LEGEND"
 """GeoTIFF tag of a class raster that holds `Legend.to_list()` as JSON."""
+PROVENANCE_TAG = "GEOSEG_PROVENANCE"
+"""GeoTIFF tag of a map's rasters that holds what they were made of and with, as JSON."""
 
 # Paul Tol's "muted" and "light" schemes (personal.sron.nl/~pault): told apart by colour-blind readers; gold first, since
 # the first class that is not background is mostly the cultivated one.

@@ -6,6 +6,7 @@ The sections follow Mitchell et al. 2019 ("Model cards for model reporting", FAT
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import geoseg
@@ -84,7 +85,10 @@ def _lessons(bundle: Bundle) -> str:
         where = [f"{min(lons):.4f} to {max(lons):.4f}", f"{min(lats):.4f} to {max(lats):.4f}"] if outline else ["", ""]
         places.append([name, *where])
     chips = ", ".join(f"{count} for {split}" for split, count in training.get("chips", {}).items())
-    options = [[key.replace("_", " "), training[key]] for key in _TOLD if training.get(key) not in (None, "")]
+    told = {key: training[key] for key in _TOLD if training.get(key) not in (None, "")}
+    if "encoder_weights" in told:
+        told["encoder_weights"] = Path(str(told["encoder_weights"])).name  # where it lay is nobody's business
+    options = [[key.replace("_", " "), value] for key, value in told.items()]
     return (
         f"Chips of {bundle.image.chip_size} x {bundle.image.chip_size} pixels: {chips or 'unknown'}.\n\n"
         + (_table(["scene", "longitude", "latitude"], places) + "\n\n" if places else "")

@@ -152,6 +152,26 @@ def test_odd_facts_of_a_strangers_model_are_refused(farm, tmp_path, place, value
     assert not (tmp_path / "card").exists()
 
 
+def test_the_place_of_weights_is_not_told(farm, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(farm / "model", folder)
+    document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    document["training"]["encoder_weights"] = "/home/me/weights.pt"
+    (folder / "model.json").write_text(json.dumps(document), encoding="utf-8")
+    made = geoseg.card(model=folder, out=tmp_path / "card")
+    for text in (card_of(made), json.dumps(made.item)):
+        assert "weights.pt" in text
+        assert "/home/me" not in text
+
+
+def test_a_report_that_is_none_is_refused(farm, tmp_path):
+    report = json.loads((farm / "report" / "metrics.json").read_text(encoding="utf-8"))
+    for provenance, error in ((7, FormatError), ({"model": 7}, MismatchError)):
+        (tmp_path / "metrics.json").write_text(json.dumps(report | {"provenance": provenance}), encoding="utf-8")
+        with pytest.raises(error, match=r"metrics\.json"):
+            geoseg.card(model=farm / "model", out=tmp_path / "card", report=tmp_path)
+
+
 def test_a_card_that_is_there_stays(farm, tmp_path):
     geoseg.card(model=farm / "model", out=tmp_path)
     before = (tmp_path / "model_card.md").read_bytes()
