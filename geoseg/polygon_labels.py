@@ -16,7 +16,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window, transform
 
 from geoseg.choices import Other, Unlabelled
-from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError
+from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError, without_controls
 from geoseg.labels import refuse_no_overlap
 from geoseg.legend import Legend, make_legend
 from geoseg.raster import georeference_optional
@@ -135,7 +135,8 @@ def _read_vector(path: Path, class_field: str | None) -> gpd.GeoDataFrame:
     if layer.others:
         _warn(f"{path}: {layer.others + 1} layers found, '{layer.name}' is read")
     if class_field is not None and class_field not in layer.fields:
-        raise LabelError(f"{path}: no field '{class_field}'; fields found: {', '.join(layer.fields) or 'none'}")
+        found = without_controls(", ".join(layer.fields)) or "none"
+        raise LabelError(f"{path}: no field '{class_field}'; fields found: {found}")
     return layer.read([class_field] if class_field else [])
 
 
