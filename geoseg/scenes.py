@@ -372,8 +372,10 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
         if isinstance(source, Path):  # the size of a remote file would be one more request
             refuse_truncated(source, dataset)
         bands = [number - 1 for number in _bands(dataset)]
-        if not bands or any(np.dtype(dataset.dtypes[i]).kind not in "uif" for i in bands):
-            raise RasterError(f"{source}: bands of {set(dataset.dtypes)} found; integers or floats are needed")
+        # Asked for once: each time, rasterio asks for those of all bands, and a damaged header can tell of 65,000.
+        dtypes, names, nodata = dataset.dtypes, dataset.descriptions, dataset.nodatavals
+        if not bands or any(np.dtype(dtypes[i]).kind not in "uif" for i in bands):
+            raise RasterError(f"{source}: bands of {set(dtypes)} found; integers or floats are needed")
         if dataset.crs is None and dataset.gcps[0]:
             raise GeoreferenceError(
                 f"{source}: placed by ground control points only; give it a grid with: gdalwarp {source.name} OUT.tif"
@@ -391,9 +393,9 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
             paths=(source,) if isinstance(source, Path) else (),
             height=dataset.height,
             width=dataset.width,
-            band_names=tuple(without_controls(dataset.descriptions[i] or "").strip() or f"band_{i + 1}" for i in bands),
-            dtypes=tuple(dataset.dtypes[i] for i in bands),
-            nodata=tuple(dataset.nodatavals[i] for i in bands),
+            band_names=tuple(without_controls(names[i] or "").strip() or f"band_{i + 1}" for i in bands),
+            dtypes=tuple(dtypes[i] for i in bands),
+            nodata=tuple(nodata[i] for i in bands),
             crs=dataset.crs,
             transform=dataset.transform,
             remote=source if isinstance(source, RemoteFile) else None,
