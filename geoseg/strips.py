@@ -94,7 +94,7 @@ class Strips:
         if self.finished():
             kept = f"{self.folder}: {len(self.finished())} finished strips of a run that was stopped"
             if resume:
-                found = read_json(self.folder / _PLAN, newest=_FORMAT, what="the plan of an unfinished map")["plan"]
+                found = self._begun()
                 other = [key for key in plan if found.get(key) != plan[key]]
                 if other:
                     raise InputError(
@@ -176,6 +176,18 @@ class Strips:
         )
         for document in finished.values():
             verify(target, document["checksums"][layer.kind], down=document["top"])
+
+    def remove_made_to(self, plan: dict[str, Any]) -> None:
+        """Take all of it away where it was made to this plan, or nobody can go on with it; not the work of another run."""
+        if not (self.folder / _PLAN).exists() or not self.finished() or self._begun() == plan:
+            self.remove()
+
+    def _begun(self) -> dict[str, Any]:
+        """What the strips are made to."""
+        plan: dict[str, Any] = read_json(self.folder / _PLAN, newest=_FORMAT, what="the plan of an unfinished map")[
+            "plan"
+        ]
+        return plan
 
     def remove(self) -> None:
         """Take all of it away."""

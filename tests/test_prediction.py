@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -352,6 +353,29 @@ def test_a_whole_map_made_otherwise_is_neither_kept_nor_replaced_unasked(world):
         predict(world, "out", resume=True, tta="flips")
     assert (world / "out" / "scene_classes.tif").read_bytes() == before
     assert predict(world, "out", resume=True, overwrite=True, tta="flips")[0].facts["options"]["tta"] == "flips"
+
+
+@pytest.mark.parametrize("gone", [(), ("plan.json",), ("strip_*.json",), ("plan.json", "strip_*.tif", "strip_*.json")])
+def test_what_a_run_killed_at_its_end_has_left_is_taken_away(world, gone):
+    whole = predict(world, "out")[1]
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "again", progress=StopAfter(16, KeyboardInterrupt()))
+    left = world / "out" / ".scene.strips"
+    shutil.move(world / "again" / ".scene.strips", left)
+    for path in [path for pattern in gone for path in left.glob(pattern)]:
+        path.unlink()
+    assert predict(world, "out", resume=True)[1] == whole
+    assert not left.exists()
+
+
+def test_unfinished_work_to_another_plan_outlives_a_whole_map(world):
+    predict(world, "out")
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "out", overwrite=True, tta="flips", progress=StopAfter(16, KeyboardInterrupt()))
+    before = sorted((world / "out" / ".scene.strips").iterdir())
+    predict(world, "out", resume=True)
+    assert sorted((world / "out" / ".scene.strips").iterdir()) == before
+    assert predict(world, "out", resume=True, overwrite=True, tta="flips")[1] == predict(world, "whole", tta="flips")[1]
 
 
 def test_no_file_of_an_earlier_map_stays_beside_the_new_one(world):
