@@ -1,7 +1,7 @@
 """Boundary accuracy: how well the borders between classes are met, whatever lies between them.
 
-Classes are handled all at once, as bits: a pixel's own class is one bit, and the classes around it are the bits of its
-neighbours joined by "or".
+Classes are handled all at once. Whether there is another one near a pixel is told by the least and the greatest label around it;
+which classes have an edge near it, by bits: a class is one bit, and those around a pixel are joined by "or".
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from geoseg.components import class_of
 from geoseg.legend import IGNORE
 from geoseg.metrics import Scores, mean_known
 
@@ -28,34 +29,32 @@ def boundary_margin(tolerance: float) -> int:
 class BoundaryCounter:
     """The boundaries of two maps of the same ground, to be counted window by window.
 
-    A pixel is an edge pixel of its class where a pixel of another class lies at one of its sides, and in the band of its
-    class where one lies within the tolerance. Ground that either map does not tell, and the edge of the arrays, is no
-    other class. Boundary IoU is the IoU of the bands (Cheng et al. 2021, "Boundary IoU", CVPR, equation 2); precision
-    and recall are the shares of the edge pixels that have one of the same class in the other map within the tolerance
-    (Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?", BMVC, section 3).
+    A pixel is an edge pixel of its class where a pixel of another class, or of another field where fields are told apart,
+    lies at one of its sides, and in the band of its class where one lies within the tolerance. Ground that either map does
+    not tell, and the edge of the arrays, is no other class. Boundary IoU is the IoU of the bands (Cheng et al. 2021,
+    "Boundary IoU", CVPR, equation 2); precision and recall are the shares of the edge pixels that have one of the same class
+    in the other map within the tolerance (Csurka et al. 2013, "What is a good evaluation measure for semantic
+    segmentation?", BMVC, section 3).
 
     Args:
-        reference: class indices (rows, cols) uint8; 255 where either map does not tell.
+        reference: labels (rows, cols) of `geoseg.components`; 255 where either map does not tell.
         predicted: likewise, with 255 in the same pixels.
         classes: how many there are.
         tolerance: distance between pixel centres, in pixels, 1 or more.
     """
 
     def __init__(self, reference: np.ndarray, predicted: np.ndarray, classes: int, tolerance: float) -> None:
-        self._maps, self._classes = (reference, predicted), classes
+        self._maps, self._classes = (class_of(reference), class_of(predicted)), classes
         self._notes = [np.zeros(reference.shape, np.uint8) for _ in self._maps]
-        known = reference != IGNORE
-        for group in _groups(classes):
-            for array, notes in zip(self._maps, self._notes, strict=True):
-                own = group[array]
-                notes[known & (_spread(own, tolerance) & ~own != 0)] |= _IN_BAND
-                notes[known & (_spread(own, 1) & ~own != 0)] |= _EDGE
+        for labels, notes in zip((reference, predicted), self._notes, strict=True):
+            notes[_near_others(labels, tolerance)] |= _IN_BAND
+            notes[_near_others(labels, 1)] |= _EDGE
         for group in _groups(classes):
             edges = [
                 np.where(notes & _EDGE, group[array], 0) for array, notes in zip(self._maps, self._notes, strict=True)
             ]
             for own, other, notes in zip(edges, reversed(edges), self._notes, strict=True):
-                notes[_spread(other, tolerance) & own != 0] |= _MET
+                notes[_spread(other, tolerance, np.bitwise_or) & own != 0] |= _MET
 
     def count(self, window: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
         """What `boundary_scores` needs of a window: (7, classes) int64.
@@ -102,15 +101,22 @@ def _groups(classes: int) -> Iterator[np.ndarray]:
         yield table
 
 
-def _spread(bits: np.ndarray, distance: float) -> np.ndarray:
-    """For each pixel the bits of all within a distance, joined by "or"; each row of the disc is a run that widens."""
-    found, run, half = bits.copy(), bits.copy(), 0
+def _near_others(labels: np.ndarray, distance: float) -> np.ndarray:
+    """Where a label is known, and another one lies within a distance."""
+    known = labels != IGNORE
+    least = _spread(np.where(known, labels, np.iinfo(labels.dtype).max), distance, np.minimum)
+    return known & ((least != labels) | (_spread(np.where(known, labels, 0), distance, np.maximum) != labels))
+
+
+def _spread(values: np.ndarray, distance: float, join: np.ufunc) -> np.ndarray:
+    """For each pixel what all within a distance are joined to; each row of the disc is a run that widens."""
+    found, run, half = values.copy(), values.copy(), 0
     for down in range(math.floor(distance), -1, -1):
         while half < math.floor(math.sqrt(distance**2 - down**2)):
             half += 1
-            run[:, half:] |= bits[:, :-half]
-            run[:, :-half] |= bits[:, half:]
-        rows = max(len(bits) - down, 0)
-        found[down:] |= run[:rows]
-        found[:rows] |= run[down:]
+            join(run[:, half:], values[:, :-half], out=run[:, half:])
+            join(run[:, :-half], values[:, half:], out=run[:, :-half])
+        rows = max(len(values) - down, 0)
+        join(found[down:], run[:rows], out=found[down:])
+        join(found[:rows], run[down:], out=found[:rows])
     return found

@@ -28,7 +28,7 @@ class Chains:
     Attributes:
         offsets: (n + 1,) where each begins in `corners`.
         corners: (m, 2) int64, column and row; that of a closed chain comes only once.
-        labels: (n, 2) uint8, left and right.
+        labels: (n, 2) of `geoseg.components`, left and right.
         pieces: (n, 2) int64 names of the ground left and right; equal where it is known to be one piece.
         features: (n, 2) int64, likewise, where pieces that touch at corners are one.
         sectors: (n, 4) int64: where the left side begins and ends, and the right side, walked the other way; -1 at a cut.

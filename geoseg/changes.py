@@ -16,7 +16,8 @@ from geoseg.scenes import Scene
 from geoseg.sweep import Finished
 
 Read = Callable[[int, int], np.ndarray]
-"""Gives rows first to last (exclusive) of class indices, (rows, width) uint8, 255 for nodata."""
+"""Gives rows first to last (exclusive) of class indices, (rows, width) uint8, 255 for nodata; or of labels that tell fields
+apart, int64 (see `geoseg.components`)."""
 Swept = Callable[[Connectivity], Iterator[Finished]]
 """Sweeps the map as it is, and gives what is finished."""
 _BLOCK = 1024
@@ -62,7 +63,7 @@ class Change(NamedTuple):
         row: (runs,) ascending.
         begin: first column of each.
         end: the column after the last.
-        value: (runs,) uint8 class index, 255 for nodata.
+        value: (runs,) class index, 255 for nodata, or label of a field.
     """
 
     row: np.ndarray
@@ -71,7 +72,7 @@ class Change(NamedTuple):
     value: np.ndarray
 
     def apply(self, rows: np.ndarray, first: int) -> np.ndarray:
-        """Rows of the raster from `first` on, (rows, width) uint8, with what of them changes."""
+        """Rows of the raster from `first` on, (rows, width), with what of them changes."""
         some = slice(*np.searchsorted(self.row, (first, first + len(rows))))
         row, begin, length = self.row[some] - first, self.begin[some], (self.end - self.begin)[some]
         changed = rows.copy()

@@ -98,6 +98,8 @@ def check(
     max_nodata: float = 0.5,
     min_label: float = 0.0,
     negatives: float = 1.0,
+    boundary: int | None = None,
+    instances: bool = False,
     stack: bool = False,
     allow_remote: bool = False,
     allow_vrt: bool = False,
@@ -127,6 +129,8 @@ def check(
         max_nodata: of a chip.
         min_label: of a chip.
         negatives: share of chips with nothing but background that is kept.
+        boundary: pixels of the rim of each field that become a class of their own; None makes no such class.
+        instances: each value of a mask raster is the number of a field.
         stack: each scene is a folder of single-band files.
         allow_remote: as for `predict`: a scene may be an address.
         allow_vrt: as for `predict`: a scene may be a VRT.
@@ -149,6 +153,7 @@ def check(
                 chip_size=chip_size, stride=stride, classes=classes, class_field=class_field, background=background, other=other,
                 label_nodata=label_nodata, all_touched=all_touched, unlabelled=unlabelled, aoi=aoi, split=split,
                 split_by=split_by, block_size=block_size, max_nodata=max_nodata, min_label=min_label, negatives=negatives,
+                boundary=boundary, instances=instances,
                 seed=seed,
             )  # fmt: skip
             sources = alike_bands(found, bands, faults)

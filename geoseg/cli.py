@@ -248,6 +248,8 @@ OUTLINES = [
         help="What becomes of small ones: part of the neighbour with the longest shared edge, or a gap.",
     ),
     click.option("--connectivity", type=_choice(choices.Connectivity), default=4, help="8 joins pixels that touch at corners."),
+    click.option("--fields", is_flag=True, help="A polygon per field, also where they touch; needs a boundary class."),
+    click.option("--min-seed", default=10, help="Pixels of the smallest interior that becomes a field."),
 ]  # fmt: skip
 CHIPS = [
     chip_size_option,
@@ -271,6 +273,8 @@ CHIPS = [
     click.option("--max-nodata", default=0.5, help="Largest share of nodata in a chip."),
     click.option("--min-label", default=0.0, help="Least share of labelled pixels in a chip."),
     click.option("--negatives", default=1.0, help="Share of background-only training chips that is kept."),
+    click.option("--boundary", type=int, metavar="WIDTH", help="Pixels of the rim of each field that become a class."),
+    click.option("--instances", is_flag=True, help="Each value of a mask raster is a field; 0 is background."),
 ]
 
 

@@ -56,6 +56,8 @@ class Ground(NamedTuple):
         confidence: probability of the class chosen, (rows, cols) uint8 in steps of 1 / SHARE_STEPS, 255 unknown.
         shares: probabilities of all classes, (classes, rows, cols) uint8 likewise.
         other: what another map says, as `predicted`.
+        reference_fields: number of the field of each pixel (rows, cols) int32, where the reference tells fields apart.
+        predicted_fields: likewise of the map under test.
     """
 
     reference: np.ndarray
@@ -67,6 +69,8 @@ class Ground(NamedTuple):
     confidence: np.ndarray | None = None
     shares: np.ndarray | None = None
     other: np.ndarray | None = None
+    reference_fields: np.ndarray | None = None
+    predicted_fields: np.ndarray | None = None
 
 
 def chip_ground(
@@ -156,7 +160,8 @@ class MapPair:
 
         for tile in grid(scene.height, scene.width, (SQUARE, scene.width), (margin, margin)):
             window = Window(0, tile.read.row_off, scene.width, tile.core.height + 2 * margin)
-            reference = self._indices(self.reference, window, self.names[1])
+            reference, reference_fields = self._indices(self.reference, window, self.names[1])
+            predicted, predicted_fields = self._indices(self.predicted, window, self.names[0])
             if self.area is not None:
                 reference[~self.area.read(window)[1]] = IGNORE
             places = []
@@ -170,16 +175,18 @@ class MapPair:
                 top = margin + square.core.row_off
                 places.append((place, np.s_[top : top + at.height, col : col + at.width]))
             yield Ground(
-                reference, self._indices(self.predicted, window, self.names[0]),
-                slice(margin, margin + tile.core.height), places, block_of, tile.core.row_off == 0,
+                reference, predicted, slice(margin, margin + tile.core.height), places, block_of, tile.core.row_off == 0,
                 None if self.confidence is None else self._steps(window), None,
-                None if self.other is None else self._indices(self.other, window, self.names[2]),
+                None if self.other is None else self._indices(self.other, window, self.names[2])[0],
+                reference_fields, predicted_fields,
             )  # fmt: skip
 
-    def _indices(self, reader: LabelReader, window: Window, name: str) -> np.ndarray:
-        values, known = reader.read(window)
+    def _indices(self, reader: LabelReader, window: Window, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Class indices, and numbers of fields where they are told."""
+        fields, values, known = reader.read_fields(window)
+        told = fields if reader.tells_fields else None
         if not known.any():
-            return np.full(known.shape, IGNORE, np.uint8)
+            return np.full(known.shape, IGNORE, np.uint8), told
         if self.merged:
             for value in np.unique(values[known]).tolist():
                 values[known & (values == value)] = self.merged.get(value, value)
@@ -191,7 +198,7 @@ class MapPair:
                 f"{name}: values {strays} are not in the legend ({self.legend}); map them to it first, or name them with "
                 f"--classes"
             )
-        return found
+        return found, told
 
     def _steps(self, window: Window) -> np.ndarray:
         assert self.confidence is not None

@@ -18,6 +18,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from geoseg.errors import DataWarning, Faults, GeoreferenceError, LabelError, LegendError, MissingFileError
+from geoseg.field_boundaries import UNKNOWN
 from geoseg.files import parse_json
 from geoseg.legend import LEGEND_TAG, Legend, make_legend
 from geoseg.raster import RASTER_SUFFIXES, has_blocks, open_raster, reading
@@ -30,13 +31,24 @@ _INT32 = np.iinfo(np.int32)
 
 
 class LabelReader(Protocol):
-    """Reads labels on the grid of one scene."""
+    """Reads labels on the grid of one scene.
+
+    Attributes:
+        tells_fields: whether fields of one class that touch are told apart.
+    """
+
+    tells_fields: bool
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Class values (rows, cols) int32, and where they are known (rows, cols) bool; a window may stick out.
 
         Whatever the file holds is handed over, also values that no legend can hold; those beyond int32 are clipped to it.
         """
+        ...
+
+    def read_fields(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers of fields (rows, cols) int32, then what `read` gives: pixels of one number belong to one field, those
+        of 0 to none, and of those of -1 nobody knows."""
         ...
 
 
@@ -166,6 +178,8 @@ def _pixel_by_pixel(label: Scene, scene: Scene) -> bool:
 
 
 class _RasterLabels:
+    tells_fields = False
+
     def __init__(
         self, path: Path, dataset: DatasetReader | WarpedVRT, scene: Scene, unknown: tuple[float | None, int | None]
     ) -> None:
@@ -194,6 +208,11 @@ class _RasterLabels:
         at = np.s_[row : row + inside.height, col : col + inside.width]
         values[at], labelled[at] = raw, known
         return values, labelled
+
+    def read_fields(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `LabelReader`: pixels of one value are a field."""
+        values, known = self.read(window)
+        return np.where(known, values, UNKNOWN).astype(np.int32), values, known
 
 
 def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:

@@ -34,6 +34,7 @@ _COLOURS = (
     "#bbcc33", "#77aadd", "#ffaabb", "#99ddff", "#aaaa00", "#eedd88",
 )  # fmt: skip
 _BACKGROUND_COLOUR = "#d9d9d9"
+_BOUNDARY_COLOUR = "#4d4d4d"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LegendClass:
         value: what stands in the user's rasters, 0 to 65535.
         name: what people call it.
         colour: "#rrggbb".
-        role: `background` (not vectorised unless asked for), `boundary`, or none.
+        role: `background` or `boundary`, of which no polygons are made unless asked for, or none.
     """
 
     value: int
@@ -108,6 +109,16 @@ class Legend:
         return self.values.index(0) if 0 in self.values else None
 
     @property
+    def boundary(self) -> int | None:
+        """Class index of the boundary between fields, which stands for no ground of its own; None where there is none."""
+        return next((index for index, entry in enumerate(self.classes) if entry.role == "boundary"), None)
+
+    @property
+    def ground(self) -> tuple[int, ...]:
+        """Class indices of all but the background and the boundary: what there is to be found."""
+        return tuple(index for index in range(len(self)) if index not in (self.background, self.boundary))
+
+    @property
     def dtype(self) -> str:
         """The smallest dtype that holds every value and a nodata value: `uint8` or `uint16`."""
         return "uint8" if max(self.values) <= 255 else "uint16"
@@ -136,6 +147,19 @@ class Legend:
         chosen = self.index(key)
         kept = (replace(entry, role=None) if entry.role == "background" else entry for entry in self.classes)
         return Legend(tuple(replace(e, role="background") if i == chosen else e for i, e in enumerate(kept)))
+
+    def with_boundary(self) -> Legend:
+        """The same legend and, after its classes, one called `boundary`, with the next value that is free.
+
+        Raises:
+            LegendError: there is a boundary, or no room for one.
+        """
+        if self.boundary is not None or "boundary" in self.names:
+            raise LegendError(f"classes: a boundary is among them ({self}); leave out --boundary, or this class")
+        value = max(self.values) + 1
+        if value > MAX_VALUE:
+            value = next(free for free in range(1, MAX_VALUE) if free not in self.values)
+        return Legend((*self.classes, LegendClass(value, "boundary", _BOUNDARY_COLOUR, "boundary")))
 
     @cached_property
     def _index_of_value(self) -> np.ndarray:
@@ -230,7 +254,8 @@ def _complete(partly: Sequence[tuple[int, str | None, str | None, str | None]]) 
     colours = iter(_COLOURS * (len(partly) // len(_COLOURS) + 1))
     for value, name, colour, role in partly:
         name = name or f"class_{value}"
-        role = role or ("background" if name.lower() == "background" else None)
+        role = role or (name.lower() if name.lower() in get_args(Role) else None)
         fallback = _BACKGROUND_COLOUR if role == "background" or value == 0 else next(colours)
+        fallback = _BOUNDARY_COLOUR if role == "boundary" else fallback
         classes.append(LegendClass(value, name, (colour or fallback).lower(), role))  # type: ignore[arg-type]
     return Legend(tuple(classes))

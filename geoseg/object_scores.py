@@ -1,36 +1,21 @@
 """Object accuracy: whether fields and other features are found as what they are, one by one.
 
-An object is a set of pixels of one class that are joined by their sides, on the ground that both maps tell. It bears
-the number of its first pixel in reading order, wherever the strips begin in which a map is read.
+An object is a connected component of a map on the ground that both maps tell: what one class covers without a break or, where
+a map tells fields apart, what one field covers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.chains import least_names
+from geoseg.components import Labeller, Objects, added_up, class_of
 from geoseg.legend import IGNORE
 from geoseg.metrics import Scores, mean_known
 
 THRESHOLDS = np.arange(50, 100, 5) / 100
 """IoU that objects must pass to be one and the same: those of COCO (Lin et al. 2014)."""
-
-
-class Objects(NamedTuple):
-    """The objects of a map.
-
-    Attributes:
-        names: (n,) int64, ascending.
-        classes: (n,) class index of each.
-        pixels: (n,) how many.
-    """
-
-    names: np.ndarray
-    classes: np.ndarray
-    pixels: np.ndarray
 
 
 class Overlaps(NamedTuple):
@@ -56,91 +41,32 @@ class ObjectMatcher:
 
     def __init__(self, width: int) -> None:
         self._width, self._rows = width, 0
-        self._labellers = [_Labeller(width), _Labeller(width)]
+        self._labellers = [Labeller(width), Labeller(width)]
         self._shared: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, reference: np.ndarray, predicted: np.ndarray) -> None:
-        """Take the next rows of both maps: class indices (rows, width) uint8, with 255 in the same pixels."""
+        """Take the next rows of both maps: labels (rows, width) of `geoseg.components`, with 255 in the same pixels."""
         first = self._rows * self._width
         self._rows += len(reference)
         runs = [labeller.add(array) for labeller, array in zip(self._labellers, (reference, predicted), strict=True)]
         (true_starts, true_names), (found_starts, found_names) = runs
         starts = np.union1d(true_starts, found_starts)
         pixels = np.diff(starts, append=reference.size + first)
-        same = reference.reshape(-1)[starts - first] == predicted.reshape(-1)[starts - first]
-        hit = same & (reference.reshape(-1)[starts - first] != IGNORE)
+        true, told = (class_of(labels.reshape(-1)[starts - first]) for labels in (reference, predicted))
+        hit = (true == told) & (true != IGNORE)
         starts, pixels = starts[hit], pixels[hit]
         pairs = [
             names[np.searchsorted(begins, starts, side="right") - 1]
             for begins, names in ((true_starts, true_names), (found_starts, found_names))
         ]
-        self._shared.append(_added_up(np.stack(pairs), pixels))
+        self._shared.append(added_up(np.stack(pairs), pixels))
 
     def finish(self) -> tuple[Objects, Objects, Overlaps]:
         """The objects of the reference, those of the prediction, and what they have in common."""
         (true, true_of), (found, found_of) = (labeller.finish() for labeller in self._labellers)
         pairs, pixels = (np.concatenate(parts, axis=-1) for parts in zip(*self._shared, strict=True))
-        (reference, predicted), shared = _added_up(np.stack([true_of(pairs[0]), found_of(pairs[1])]), pixels)
+        (reference, predicted), shared = added_up(np.stack([true_of(pairs[0]), found_of(pairs[1])]), pixels)
         return true, found, Overlaps(reference, predicted, shared)
-
-
-class _Labeller:
-    """Names the objects of one map.
-
-    The names that runs of pixels are given in a strip may turn out to be those of one object further down.
-    """
-
-    def __init__(self, width: int) -> None:
-        self._width, self._rows = width, 0
-        self._above = np.full(width, IGNORE, np.uint8)
-        self._names_above = np.zeros(width, np.int64)
-        self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._same: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
-
-    def add(self, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take the next rows: where runs of equal pixels begin, as numbers of pixels of the map, and their names."""
-        first = self._rows * self._width
-        self._rows += len(array)
-        begins = np.ones(array.shape, bool)
-        begins[:, 1:] = array[:, 1:] != array[:, :-1]
-        starts = np.flatnonzero(begins)
-        run_of = np.cumsum(begins.reshape(-1)) - 1
-        touching = array[1:] == array[:-1]
-        # Where both rows go on as before, the pair was seen one pixel to the left.
-        touching[:, 1:] &= begins[1:, 1:] | begins[:-1, 1:] | ~touching[:, :-1]
-        upper = np.flatnonzero(touching)
-        pairs = np.column_stack((starts[run_of[upper]], starts[run_of[upper + self._width]])) + first
-        joined = np.flatnonzero(array[0] == self._above)
-        across = np.column_stack((self._names_above[joined], starts[run_of[joined]] + first))
-        across = across[np.append(True, (across[1:] != across[:-1]).any(axis=1))] if len(across) else across
-        known, least = least_names(starts + first, np.concatenate((pairs, across)))
-        names = least[np.searchsorted(known, starts + first)]
-        earlier = known < first
-        self._same.append(np.column_stack((known[earlier], least[earlier])))
-        classes = array.reshape(-1)[starts]
-        pixels = np.diff(starts, append=array.size)
-        told = classes != IGNORE
-        (kept, own), amounts = _added_up(np.stack([names[told], classes[told].astype(np.int64)]), pixels[told])
-        self._found.append((kept, own, amounts))
-        self._above, self._names_above = array[-1].copy(), names[run_of[-self._width :]]
-        return starts + first, names
-
-    def finish(self) -> tuple[Objects, Callable[[np.ndarray], np.ndarray]]:
-        """The objects, and what tells the place of one by any name that it was given."""
-        names, classes, pixels = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
-        known, least = least_names(names, np.concatenate(self._same))
-        (whole, own), amounts = _added_up(np.stack([least[np.searchsorted(known, names)], classes]), pixels)
-        return Objects(whole, own, amounts), lambda given: np.searchsorted(whole, least[np.searchsorted(known, given)])
-
-
-def _added_up(keys: np.ndarray, amounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each column of `keys` (2, n) once, in order, and the sum of its amounts."""
-    order = np.lexsort(keys[::-1])
-    keys, amounts = keys[:, order], amounts[order]
-    if not len(amounts):
-        return keys, amounts
-    begins = np.flatnonzero(np.append(True, (keys[:, 1:] != keys[:, :-1]).any(axis=0)))
-    return keys[:, begins], np.add.reduceat(amounts, begins)
 
 
 def count_objects(

@@ -41,7 +41,7 @@ class Coverage:
         ring_arcs: the arcs around each ring, in order; `~arc` is one that is walked backwards.
         rings: (rings + 1,) where each ring begins in `ring_arcs`.
         pieces: (pieces + 1,) where each piece begins in `rings`: its exterior, then its holes.
-        classes: (pieces,) uint8 class index, 255 for nodata.
+        classes: (pieces,) label of `geoseg.components`: class index, 255 for nodata, or that of a field.
     """
 
     vertices: np.ndarray

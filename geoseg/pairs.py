@@ -13,8 +13,9 @@ from rasterio.windows import Window
 
 from geoseg.choices import Other, Rule, SplitBy, Unlabelled, at_least, one_of, refuse_odd
 from geoseg.errors import DataWarning, Faults, LabelError
+from geoseg.field_boundaries import WIDEST, find_boundary
 from geoseg.labels import LabelReader, is_vector, match_labels, open_label_raster, read_legend
-from geoseg.legend import Legend, parse_legend
+from geoseg.legend import Legend, make_legend, parse_legend
 from geoseg.polygon_labels import PolygonLabels, Polygons, inside_of, polygon_legend, read_polygons
 from geoseg.scenes import Scene, SceneReader, describe_scene
 from geoseg.split import parse_ratio
@@ -40,6 +41,8 @@ class TileOptions:
     max_nodata: float = 0.5
     min_label: float = 0.0
     negatives: float = 1.0
+    boundary: int | None = None
+    instances: bool = False
     seed: int = 0
 
     def refuse_odd(self, faults: Faults) -> None:
@@ -54,6 +57,9 @@ class TileOptions:
                 "1 or more is needed, at most the --chip-size",
             ),
             at_least(self, "block_size", 1),
+            at_least(self, "boundary", 1),
+            Rule("boundary", (self.boundary or 1) <= WIDEST, f"{WIDEST} pixels at most are needed"),
+            Rule("instances", not self.instances or self.boundary is not None, "a --boundary is needed with it"),
             at_least(self, "seed", 0),
             *(Rule(name, 0 <= getattr(self, name) <= 1, share) for name in ("max_nodata", "min_label", "negatives")),
             one_of(self, "other", Other), one_of(self, "unlabelled", Unlabelled), one_of(self, "split_by", SplitBy),
@@ -97,10 +103,17 @@ class Pairs:
             else:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DataWarning)  # said by `pair_labels`
-                    opened = open_label_raster(path, scene, classes=self.legend, nodata=options.label_nodata)
+                    classes = None if options.instances else self.legend
+                    opened = open_label_raster(path, scene, classes=classes, nodata=options.label_nodata)
                     labels = stack.enter_context(opened)
             area = inside_of(self.aoi, scene) if self.aoi else None
-            yield PairReader(stack.enter_context(scene.open()), self.sources, labels, area)
+            opened_scene = stack.enter_context(scene.open())
+            if options.boundary is None:
+                yield PairReader(opened_scene, self.sources, labels, area)
+            else:
+                assert self.legend is not None, "boundaries are drawn between classes that are known"
+                fields = _Fields(labels, self.legend, options.instances)
+                yield BoundaryReader(opened_scene, self.sources, fields, area, self.legend, options.boundary)
 
 
 class PairReader:
@@ -118,6 +131,63 @@ class PairReader:
         if self._area is not None:
             known = known & self._area.read(window)[1]
         return pixels, valid, values, known & valid
+
+
+class _Fields:
+    """Numbers of fields as `find_boundary` takes them, and their classes.
+
+    Args:
+        labels: polygons, or a mask raster.
+        legend: with a boundary.
+        instances: each value of a raster is the number of a field, of the one class that there is, and 0 means none.
+    """
+
+    def __init__(self, labels: LabelReader, legend: Legend, instances: bool) -> None:
+        self._labels, self._instances = labels, instances
+        self._background = None if legend.background is None else legend.values[legend.background]
+        self._field = legend.values[legend.ground[0]]
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `LabelReader.read_fields`."""
+        fields, values, known = self._labels.read_fields(window)
+        if self._instances:
+            values = np.where(values == 0, self._background or 0, self._field).astype(np.int32)
+        elif self._background is not None:
+            fields[values == self._background] = 0
+        return fields, values, known
+
+
+class BoundaryReader(PairReader):
+    """Likewise, with a rim of each field as a class of its own.
+
+    Args:
+        fields: reads the numbers of fields and their classes.
+        legend: with a boundary.
+        width: of the rim, in pixels.
+    """
+
+    def __init__(
+        self, scene: SceneReader, sources: Sequence[int], fields: _Fields, area: LabelReader | None, legend: Legend,
+        width: int,
+    ) -> None:  # fmt: skip
+        self._scene, self._sources, self._fields, self._area, self._width = scene, sources, fields, area, width
+        assert legend.boundary is not None
+        self._boundary = legend.values[legend.boundary]
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """See `PairReader`."""
+        width = self._width
+        wide = Window(
+            window.col_off - width, window.row_off - width, window.width + 2 * width, window.height + 2 * width
+        )
+        pixels, valid = self._scene.read(wide, self._sources, edge="nodata")
+        fields, values, known = self._fields.read(wide)
+        inner = np.s_[..., width : width + window.height, width : width + window.width]
+        values, known = values[inner], known[inner] & valid[inner]
+        values[find_boundary(fields, valid, width)] = self._boundary
+        if self._area is not None:
+            known &= self._area.read(window)[1]
+        return pixels[inner], valid[inner], values, known
 
 
 def pair_labels(
@@ -177,11 +247,33 @@ def _legend_before(
             first = next(iter(polygons))
             raise LabelError(f"{first}: polygons for one scene and masks for another; name the classes with --classes")
         legend = polygon_legend(list(polygons.values()), options.unlabelled, options.background)
-    elif legend is None:
+    elif legend is None and not options.instances:
         legend = read_legend(paths[0])
+    if options.instances:
+        legend = _legend_of_instances(paths, polygons, legend)
     if legend is not None and options.background:
         legend = legend.with_background(options.background)
+    if options.boundary is not None:
+        if legend is None:
+            raise LabelError(
+                f"{paths[0]}: its classes must be known for a --boundary; name them with --classes 0=background,1=..., or use "
+                f"--instances where each value is the number of a field"
+            )
+        legend = legend.with_boundary()
     for found in polygons.values():
         assert legend is not None, "polygons tell their classes"
         found.burn_values(legend, options.unlabelled)
+    return legend
+
+
+def _legend_of_instances(paths: Sequence[Path], polygons: dict[Path, Polygons], legend: Legend | None) -> Legend:
+    """The legend of rasters whose values are numbers of fields: ground without a field, and one class of fields."""
+    if polygons:
+        raise LabelError(f"{next(iter(polygons))}: polygons are fields anyway; leave out --instances")
+    legend = legend or make_legend([0, 1], ["background", "field"])
+    if legend.background is None or len(legend.ground) != 1:
+        raise LabelError(
+            f"{paths[0]}: --instances takes a background and one class of fields, {legend} found; give two with --classes, such "
+            f"as 0=background,1=field"
+        )
     return legend

@@ -63,7 +63,7 @@ class Polygons:
             LabelError: several classes, and no field that tells them apart.
             LegendError: ground outside the polygons has no class.
         """
-        others = [value for index, value in enumerate(legend.values) if index != legend.background]
+        others = [legend.values[index] for index in legend.ground]
         if self.keys is None and len(others) != 1:
             raise LabelError(
                 f"{self.path}: {len(others)} classes ({legend}) but no --class-field to tell them apart; name the field"
@@ -210,23 +210,31 @@ class PolygonLabels:
         GeoreferenceError: the scene has no CRS.
     """
 
+    tells_fields = True
+
     def __init__(
         self, polygons: Polygons, scene: Scene, *, legend: Legend, unlabelled: Unlabelled, all_touched: bool = False
     ) -> None:
-        values, self._outside = polygons.burn_values(legend, unlabelled)
+        values, outside = polygons.burn_values(legend, unlabelled)
         self._shapes, self._scene, self._all_touched = polygons.near(scene), scene, all_touched
-        self._values = values[self._shapes.index]
+        self._values = np.append(np.int32(outside), values[self._shapes.index])
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Class values (rows, cols) int32, and where they are known (rows, cols) bool."""
-        values = np.full((window.height, window.width), self._outside, np.int32)
+        _, values, known = self.read_fields(window)
+        return values, known
+
+    def read_fields(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `LabelReader`: each polygon is a field."""
+        fields = np.zeros((window.height, window.width), np.int32)
         found = np.sort(self._shapes.sindex.query(shapely.Polygon(self._scene.outline(window))))
         if len(found):
-            pairs = zip(self._shapes.iloc[found], self._values[found].tolist(), strict=True)
+            pairs = zip(self._shapes.iloc[found], (found + 1).tolist(), strict=True)
             place = transform(window, self._scene.transform)
             with georeference_optional():
-                rasterize(pairs, out=values, transform=place, all_touched=self._all_touched)
-        return values, values >= 0
+                rasterize(pairs, out=fields, transform=place, all_touched=self._all_touched)
+        values = self._values[fields]
+        return fields, values, values >= 0
 
 
 def inside_of(polygons: Polygons, scene: Scene) -> PolygonLabels:

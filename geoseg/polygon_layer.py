@@ -22,6 +22,7 @@ from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
 from geoseg.choices import Connectivity, Format
+from geoseg.components import class_of
 from geoseg.confidence import Confidence
 from geoseg.errors import DiskError, InputError
 from geoseg.extras import refuse_missing
@@ -67,7 +68,7 @@ def polygon_table(
     """
     feature, start = finished.features, np.flatnonzero(np.diff(finished.features, prepend=-1))
     area, perimeter = (np.add.reduceat(part, start) for part in measure_ground(polygons, crs))
-    classes = finished.outlines.classes[start]
+    classes = class_of(finished.outlines.classes[start])
     columns = {
         "id": np.arange(first_id, first_id + len(start)),
         "class_value": np.array(legend.values)[classes],

@@ -49,6 +49,8 @@ class PolygonLayer:
                 area, more = entry["area_by_polygons_m2"] / 1e4, entry["difference_m2"] / 1e4
                 line += f" {area:>14,.2f} ha ({more:+,.2f} ha against the pixels)"
             lines.append(line)
+        if told := self.balance.get("fields"):
+            lines.append(f"  {told['seeds']:,} fields told apart; {told['specks']:,} specks are too small to be one")
         for name, found in self.balance.items():
             if name in _TAKEN_AWAY and (count := found["holes" if name == "filled" else "polygons"]):
                 left = found.get("out_of_layer_m2", 0.0)
@@ -79,6 +81,8 @@ def polygonize(
     min_hole: float = 0.0,
     small: Small = "merge",
     connectivity: Connectivity = 4,
+    fields: bool = False,
+    min_seed: int = 10,
     confidence: str | Path | None = None,
     format: Format | None = None,
     overwrite: bool = False,
@@ -100,6 +104,9 @@ def polygonize(
         small: `merge` gives a small feature to the neighbouring class with the longest shared edge, background included, and
             drops it where it lies in nodata alone; `drop` leaves a gap.
         connectivity: 4, or 8 to join pixels of a class that touch at corners; the features are multipolygons then.
+        fields: make a polygon of each single field, also where they touch, of a raster with a boundary class between them:
+            what a class covers without a break, and of the boundary what is nearest to it, up to 16 pixels.
+        min_seed: pixels of the smallest interior that becomes a field; smaller ones go to a field beside them, or to none.
         confidence: a confidence raster on the same grid, whose mean and 5th percentile in each polygon are written.
         format: `gpkg`, `fgb`, `geojson` or `parquet`; None goes by the suffix of `out`.
         overwrite: replace an earlier output.
@@ -119,7 +126,9 @@ def polygonize(
     # Where an input bears the stem of the output, that style is the input's own.
     if format != "gpkg" and style.resolve() not in {entry.with_suffix(".qml").resolve() for entry in inputs}:
         targets.append(style)
-    options = PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity)
+    options = PolygonOptions(
+        only, simplify, smooth, min_area, max_area, min_hole, small, connectivity, fields, min_seed
+    )
     faults = Faults()
     options.refuse_odd(faults)
     faults.raise_any()

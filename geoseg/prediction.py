@@ -40,7 +40,7 @@ from geoseg.reach import COARSEST
 from geoseg.remote import Access
 from geoseg.scene_maps import MapOptions, MapRun, SceneMap, ScenePrediction, find_earlier, publish_map, run_file
 from geoseg.seams import SeamCheck
-from geoseg.vectorise import PolygonOptions, chosen_classes
+from geoseg.vectorise import PolygonOptions
 
 
 def predict(
@@ -70,6 +70,8 @@ def predict(
     min_hole: float = 0.0,
     small: Small = "merge",
     connectivity: Connectivity = 4,
+    fields: bool = False,
+    min_seed: int = 10,
     check_seams: bool = False,
     datetime: str | None = None,
     dask: str | None = None,
@@ -112,6 +114,9 @@ def predict(
         min_hole: m2; smaller holes are filled.
         small: `merge` or `drop`; see `polygonize`.
         connectivity: 4, or 8 to join pixels of a class that touch at corners.
+        fields: make a polygon of each single field, also where they touch: for models of chips with a boundary; see
+            `polygonize`.
+        min_seed: pixels of the smallest interior that becomes a field.
         check_seams: measure how windows disagree along their borders, for the run file.
         datetime: when the scenes were taken, such as 2026-06-30 or 2026-05-01/2026-09-30, for the STAC items; None writes down
             that any time is possible.
@@ -135,7 +140,8 @@ def predict(
     options = MapOptions(
         window, margin, blend, batch_size, tta, engine, threshold, None if aoi is None else str(aoi), confidence,
         probabilities, polygons,
-        PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity), check_seams, datetime, dask,
+        PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity, fields, min_seed),
+        check_seams, datetime, dask,
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     faults, area = Faults(), None
@@ -144,7 +150,7 @@ def predict(
     with faults.collect():
         bundle = open_bundle(model)
         with faults.collect():
-            chosen_classes(bundle.legend, only)
+            options.outlines.refuse_unfit(bundle.legend, str(model))
         with faults.collect():
             choose_threshold(bundle, threshold)
         if not odd and (core := choose_window(bundle, window, margin)[0]) % COARSEST:

@@ -11,6 +11,7 @@ import numpy as np
 from geoseg.chains import OUTSIDE, least_names
 from geoseg.changes import Change, Generalised, PixelAreas, Swept, feature_areas_m2, join_changes
 from geoseg.choices import Connectivity, Small
+from geoseg.components import added_up, class_of
 from geoseg.legend import IGNORE
 from geoseg.nearby import place_in
 from geoseg.outlines import Coverage
@@ -59,7 +60,7 @@ def remove_small(
     counts = {
         "merged": {
             "polygons": merged, "area_m2": area_m2(~gone),
-            "out_of_layer_m2": area_m2(~gone & ~np.isin(change.value, list(chosen))),
+            "out_of_layer_m2": area_m2(~gone & ~np.isin(class_of(change.value), list(chosen))),
         },
         "dropped": {"polygons": dropped, "area_m2": area_m2(gone)},
     }  # fmt: skip
@@ -144,7 +145,7 @@ class _Waiting:
         moved = value != self._label
         owner = np.searchsorted(self._number, self._runs[:, 0])
         _, row, begin, end = self._runs[moved[owner]].T
-        change = Change(row, begin, end, value[owner[moved[owner]]].astype(np.uint8))
+        change = Change(row, begin, end, value[owner[moved[owner]]])
         self._runs, self._shares, self._edges = (
             facts[~done[np.searchsorted(self._number, facts[:, 0])]]
             for facts in (self._runs, self._shares, self._edges)
@@ -159,12 +160,11 @@ class _Waiting:
         in_turn = np.isin(number, self._edges[:, :2])
         label = np.full(len(number), IGNORE)
         # Most lie in ground that stays: they go to whichever has the longest edge, the first class among equals.
-        pair, which = np.unique(self._shares[:, 0] * 256 + self._shares[:, 1], return_inverse=True)
-        total = np.bincount(which, self._shares[:, 2], len(pair))
-        order = np.lexsort((pair % 256, -total, pair // 256))
-        owner, longest = np.unique(pair[order] // 256, return_index=True)
+        pair, total = added_up(self._shares[:, :2].T, self._shares[:, 2])
+        order = np.lexsort((pair[1], -total, pair[0]))
+        owner, longest = np.unique(pair[0, order], return_index=True)
         place = place_in(owner, number)
-        label[place >= 0] = (pair[order] % 256)[longest[place[place >= 0]]]
+        label[place >= 0] = pair[1, order][longest[place[place >= 0]]]
         if in_turn.any():
             told = self._merge_in_turn(np.flatnonzero(done)[in_turn])
             label[in_turn] = [told[one] for one in number[in_turn].tolist()]

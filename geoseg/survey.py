@@ -140,7 +140,7 @@ def _candidates(pairs: Pairs, name: str, left_out: Counter[str], progress: Progr
 
 def _is_stretched(values: Sequence[int], pairs: Pairs) -> bool:
     """Whether masks of 0 and 255, as pictures are stored, stand for classes 0 and 1."""
-    if pairs.polygons or not {255} <= set(values) <= {0, 255}:
+    if pairs.polygons or pairs.options.boundary or not {255} <= set(values) <= {0, 255}:
         return False
     return pairs.legend is None or (255 not in pairs.legend.values and 1 in pairs.legend.values)
 

@@ -1,6 +1,6 @@
 """From strips of a class raster to whole pieces: a sweep from top to bottom that keeps what is not finished.
 
-A piece is a set of pixels of one class (or of nodata) that are joined by their sides; a feature is a piece or, with
+A piece is a set of pixels of one label (a class, nodata, or a field) that are joined by their sides; a feature is a piece or, with
 connectivity 8, all pieces of a class that touch at corners. As soon as a feature is finished it is given out, and what
 no other feature needs is forgotten. Nothing that is given out depends on where strips begin.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from geoseg.chains import OUTSIDE, Chains, closed_sectors, least_names, line_up
 from geoseg.choices import Connectivity
+from geoseg.components import class_of
 from geoseg.outlines import Coverage, areas_beside, distinct, ragged
 from geoseg.tracing import Strip, trace
 
@@ -25,7 +26,7 @@ class Finished:
     Attributes:
         outlines: their pieces, feature by feature, in the order of the features' last rows, then of their first pixels.
         features: (pieces,) number of the feature of each piece, from 0.
-        labels: (arcs, 2) uint8, what lies left and right of each arc.
+        labels: (arcs, 2) of `geoseg.components`, what lies left and right of each arc.
         closed: (arcs,) whether an arc is a whole ring, with no node on it.
         neighbour_of: (q,) arc of `outlines` that each of `neighbours` is near to.
         neighbours: (q, 2) column and row of corners of other borders.
@@ -63,7 +64,7 @@ class Sweep:
     Args:
         height: rows of the raster.
         width: columns.
-        classes: the labels that are asked for; pieces of others are not given out.
+        classes: the class indices that are asked for; pieces of others are not given out.
         connectivity: 4, or 8 to make one feature of pieces that touch at corners.
         reach: how far off, in pixels, a corner is still a neighbour of a border.
     """
@@ -95,7 +96,7 @@ class Sweep:
         chains, joined = _join(self._held, new, self._width + 1)
         chains = self._name_ground(chains, [joined, same_piece], traced.same_feature)
         complete = np.all(chains.below < 0, axis=1)
-        asked = self._asked[chains.labels] & ~chains.told
+        asked = self._asked[class_of(chains.labels)] & ~chains.told
         done = asked & ~np.isin(chains.features, distinct(chains.features[~complete[:, None] & asked]))
         chains = replace(chains, told=chains.told | done)
         wanted = (asked & ~done).any(axis=1)
@@ -236,7 +237,7 @@ def sweep(
     """Find the features of a class raster, from top to bottom.
 
     Args:
-        read: gives rows first to last (exclusive) of class indices, (rows, width) uint8, 255 for nodata.
+        read: gives rows first to last (exclusive) of class indices, (rows, width) uint8, 255 for nodata; or of labels, int64.
         height: rows of the raster.
         width: columns.
         classes: those that are asked for.
@@ -251,8 +252,9 @@ def sweep(
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         before, after = top - reach - 1, bottom + reach + 1
-        labels = np.full((after - before, width + 2), OUTSIDE, np.uint8)
         first, last = max(before, 0), min(after, height)
-        labels[first - before : last - before, 1:-1] = read(first, last)
+        rows_read = read(first, last)
+        labels = np.full((after - before, width + 2), OUTSIDE, rows_read.dtype)
+        labels[first - before : last - before, 1:-1] = rows_read
         strip = Strip(labels, top, top - before, bottom - before, height)
         yield bottom, found.add(strip)

@@ -10,6 +10,7 @@ import numpy as np
 from geoseg.boundary_scores import BoundaryCounter
 from geoseg.calibration import count_confidence, count_shares
 from geoseg.comparison import count_disagreement
+from geoseg.components import FIELD
 from geoseg.ground import Ground, Place
 from geoseg.legend import IGNORE, Legend
 from geoseg.metrics import class_counts, confusion_matrix, pixel_scores
@@ -129,7 +130,8 @@ class Tally:
         reference, predicted = (
             np.where(counted, a, IGNORE).astype(np.uint8) for a in (ground.reference, ground.predicted)
         )
-        boundaries = BoundaryCounter(reference, predicted, classes, self._tolerance) if counted.any() else None
+        labels = _labels(reference, ground.reference_fields), _labels(predicted, ground.predicted_fields)
+        boundaries = BoundaryCounter(*labels, classes, self._tolerance) if counted.any() else None
         for place, at in ground.places:
             self._measure(place, ground.predicted[at])
             if boundaries is not None and counted[at].any():
@@ -142,7 +144,7 @@ class Tally:
             self._finish_objects()
             self._matcher = ObjectMatcher(reference.shape[1])
         assert self._matcher is not None
-        self._matcher.add(reference[rows], predicted[rows])
+        self._matcher.add(*(part[rows] for part in labels))
         self._ground = ground
 
     def finish(self) -> Tallied:
@@ -214,6 +216,11 @@ class Tally:
         for block, own in zip(blocks.tolist(), counts, strict=True):
             self._count("objects", block, own)
         self._matcher = None
+
+
+def _labels(indices: np.ndarray, fields: np.ndarray | None) -> np.ndarray:
+    """Labels of `geoseg.components`."""
+    return indices if fields is None else np.where(indices == IGNORE, IGNORE, indices + FIELD * fields.astype(np.int64))
 
 
 class _Ranking:

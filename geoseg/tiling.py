@@ -56,6 +56,8 @@ def tile(
     max_nodata: float = 0.5,
     min_label: float = 0.0,
     negatives: float = 1.0,
+    boundary: int | None = None,
+    instances: bool = False,
     scale: Scaling = "dataset",
     stack: bool = False,
     dry_run: bool = False,
@@ -86,6 +88,9 @@ def tile(
         max_nodata: largest share of a chip that may be nodata, 0 to 1.
         min_label: least share of a chip that must be labelled, 0 to 1.
         negatives: share of the training chips with nothing but background that is kept, 0 to 1.
+        boundary: pixels of the rim of each field that become a class of their own, called `boundary`, so that fields that
+            touch can be told apart; None makes no such class. A polygon is a field, or what has one class in a mask raster.
+        instances: each value of a mask raster is the number of a field, and 0 is background.
         scale: how bands are brought to the network's range; see `geoseg.spec.scale_bands`.
         stack: each scene is a folder of single-band files.
         dry_run: only say what would be written.
@@ -103,7 +108,7 @@ def tile(
         chip_size=chip_size, stride=stride, classes=classes, class_field=class_field, background=background, other=other,
         label_nodata=label_nodata, all_touched=all_touched, unlabelled=unlabelled, aoi=aoi, split=split,
         split_by=split_by, block_size=block_size, max_nodata=max_nodata, min_label=min_label, negatives=negatives,
-        seed=seed,
+        boundary=boundary, instances=instances, seed=seed,
     )  # fmt: skip
     inputs, out, faults = [scenes] if isinstance(scenes, str | Path) else list(scenes), Path(out), Faults()
     with bounded_cache():

@@ -25,8 +25,8 @@ class Strip(NamedTuple):
     """Rows of a class raster, with what surrounds them.
 
     Attributes:
-        labels: (rows, width + 2) uint8, with a column of `OUTSIDE` on either side. Rows above and below are there to be
-            seen; those above or below the raster are `OUTSIDE` too.
+        labels: (rows, width + 2) of `geoseg.components`, with a column of `OUTSIDE` on either side. Rows above and
+            below are there to be seen; those above or below the raster are `OUTSIDE` too.
         top: row of the raster that the strip begins with.
         begin: index of that row in `labels`, at least 1.
         end: index of the row after the strip.

@@ -17,10 +17,12 @@ from rasterio.windows import Window
 import geoseg
 from geoseg.balance import Balance
 from geoseg.changes import Change, PixelAreas, Read
-from geoseg.choices import Connectivity, Format, Rule, Small, one_of, refuse_odd
+from geoseg.choices import Connectivity, Format, Rule, Small, at_least, one_of, refuse_odd
 from geoseg.class_rasters import ClassRows
+from geoseg.components import class_of
 from geoseg.confidence import ConfidenceRaster
 from geoseg.errors import DataWarning, Faults, GeoreferenceError
+from geoseg.fields import FieldRows, refuse_no_boundary
 from geoseg.files import parse_json
 from geoseg.generalisation import NOTHING, Large, added, fill_holes
 from geoseg.legend import PROVENANCE_TAG, Legend
@@ -52,6 +54,8 @@ class PolygonOptions:
     min_hole: float = 0.0
     small: Small = "merge"
     connectivity: Connectivity = 4
+    fields: bool = False
+    min_seed: int = 10
 
     def refuse_odd(self, faults: Faults) -> None:
         """Collect what is out of its range."""
@@ -64,6 +68,7 @@ class PolygonOptions:
             one_of(self, "small", Small),
             Rule("small", self.small != "drop" or bool(self.min_area), "a --min-area is needed with it"),
             one_of(self, "connectivity", Connectivity),
+            at_least(self, "min_seed", 1),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)
 
@@ -77,6 +82,12 @@ class PolygonOptions:
                     "leave it out, or name the CRS with: gdal_edit -a_srs"
                 )
 
+    def refuse_unfit(self, legend: Legend, name: str) -> None:
+        """Raise `LegendError` where a map, called so, does not have the classes that are asked for."""
+        chosen_classes(legend, self.only)
+        if self.fields:
+            refuse_no_boundary(legend, name)
+
 
 def _is_amount(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value < math.inf
@@ -87,13 +98,13 @@ def chosen_classes(legend: Legend, only: str | Sequence[str | int] | None) -> tu
 
     Args:
         legend: the classes.
-        only: names or values, as a list or a text split by commas; None for every class but the background.
+        only: names or values, as a list or a text split by commas; None for every class but background and boundary.
 
     Raises:
         LegendError: a class that is not in the legend.
     """
     if only is None:
-        return tuple(index for index in range(len(legend)) if index != legend.background)
+        return legend.ground
     keys = [key for key in only.split(",") if key.strip()] if isinstance(only, str) else only
     return tuple(sorted({legend.index(key) for key in keys}))
 
@@ -128,7 +139,8 @@ def polygonize_raster(
     Returns:
         The balance: `polygons`, `gap_pixels`, `overlapping_polygons`; per class, in `classes`, `value`, `name`,
         `polygons`, `pixels`, `area_by_pixels_m2` of the raster, `area_by_polygons_m2` and `difference_m2` (None without a
-        CRS); and `merged`, `dropped`, `filled` and `too_large`, each with `polygons` or `holes`, and `area_m2`.
+        CRS); and `merged`, `dropped`, `filled` and `too_large`, each with `polygons` or `holes`, and `area_m2`; with fields
+        told apart also `fields`, with the `seeds` that became one, and `specks` that were too small to.
 
     Raises:
         GeosegError: the rasters cannot be used together, or the disk is full.
@@ -136,13 +148,20 @@ def polygonize_raster(
     chosen, stage = chosen_classes(legend, options.only), f"polygons {Path(classes).stem}"
     scene = describe_scene(classes)
     options.refuse_unmeasured(scene)
+    options.refuse_unfit(legend, str(scene.path))
     format = format or find_format(out)
     if format == "geojson" and to_degrees(scene.crs) is None:
         raise GeoreferenceError(
             f"{scene.path}: no CRS with a place on the Earth, which GeoJSON needs; choose .gpkg, .fgb or .parquet"
         )
     with ExitStack() as stack:
-        rows, areas = ClassRows(scene, stack.enter_context(scene.open()), legend), PixelAreas(scene)
+        areas, height = PixelAreas(scene), max(_STRIP // scene.width, _LEAST)
+        mapped, counted = ClassRows(scene, stack.enter_context(scene.open()), legend).read, dict[str, Any]()
+        if options.fields:
+            fields = FieldRows(
+                mapped, scene.height, scene.width, legend, min_seed=options.min_seed, rows=height, progress=progress
+            )
+            mapped, counted = fields.read, {"fields": {"seeds": fields.fields, "specks": fields.specks}}
         scores = ConfidenceRaster(confidence, scene, stack) if confidence else None
         layer = stack.enter_context(
             LayerWriter(
@@ -160,14 +179,13 @@ def polygonize_raster(
             return large.leave_out(table, finished)
 
         layer.write(tabulate(Finished.none(), np.empty(0, object)))  # where nothing follows, it tells the columns
-        height = max(_STRIP // scene.width, _LEAST)
-        read, counts = _generalise(rows.read, scene, chosen, options, areas, height, progress)
+        read, counts = _generalise(mapped, scene, chosen, options, areas, height, progress)
         top = 0
         for bottom, finished in sweep(
             read, scene.height, scene.width, chosen, rows=height, connectivity=options.connectivity,
             reach=max(reach_of(options.simplify), REACH if options.smooth else 0),
         ):  # fmt: skip
-            balance.count(rows.read(top, bottom), top)
+            balance.count(class_of(mapped(top, bottom)), top)
             if finished is not None:
                 outlines = simplify(finished, options.simplify)
                 if options.smooth:
@@ -179,7 +197,7 @@ def polygonize_raster(
             progress(stage, bottom, scene.height)
             top = bottom
         layer.finish()
-    facts = balance.facts() | counts | large.counts()
+    facts = balance.facts() | counts | large.counts() | counted
     if not balance.polygons and any(sum(entry.values()) for entry in (counts | large.counts()).values()):
         warnings.warn(
             f"{scene.path}: no polygon is left; --min-area and --max-area are in m2", DataWarning, stacklevel=2

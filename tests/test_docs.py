@@ -265,9 +265,11 @@ def made(write_scene, rng, tmp_path) -> Path:
     labels = np.kron(rng.integers(0, 2, (8, 8)), np.ones((5, 5), int)).astype(np.uint8)
     scene = write_scene("scene.tif", rng.integers(1, 999, (2, 40, 40), dtype=np.uint16), nodata=0)
     reference = write_scene("reference.tif", labels)
-    chips = geoseg.tile(scene, labels=reference, out=tmp_path / "chips", chip_size=8, classes="0=other,1=crop")
+    chips = geoseg.tile(
+        scene, labels=reference, out=tmp_path / "chips", chip_size=8, classes="0=other,1=crop", boundary=1
+    )
     torch.manual_seed(0)
-    architecture = Architecture(in_channels=2, width=1)
+    architecture = Architecture(in_channels=2, classes=3, width=1)
     (tmp_path / "model").mkdir()
     write_bundle(
         tmp_path / "model", architecture.build().state_dict(), architecture=architecture, image=chips.image,
@@ -281,6 +283,7 @@ def made(write_scene, rng, tmp_path) -> Path:
         min_area=1,
         max_area=1e9,
         min_hole=1,
+        fields=True,
     )
     report = tmp_path / "report"
     geoseg.evaluate(
