@@ -23,7 +23,7 @@ SIDE, CHIP = 96, 32
 @given(st.data(), st.integers(1, 3))
 def test_a_rim_is_what_lies_near_other_ground(data, width):
     shape = (9 + 2 * width, 7 + 2 * width)
-    fields = data.draw(npst.arrays(np.int32, shape, elements=st.integers(UNKNOWN, 3)))
+    fields = data.draw(npst.arrays(np.int32, shape, elements=st.integers(UNKNOWN, 3), fill=st.nothing()))
     seen = data.draw(npst.arrays(bool, shape))
     found = find_boundary(fields, seen, width)
     for row, col in np.ndindex(found.shape):

@@ -82,7 +82,8 @@ def rows_of(indices: np.ndarray, legend: Legend, min_seed: int, rows: int) -> Fi
 )
 def test_each_pixel_is_what_the_whole_raster_makes_it_wherever_strips_begin(data, rows, min_seed, legend):
     shape = data.draw(st.tuples(st.integers(1, 14), st.integers(1, 9)))
-    indices = data.draw(npst.arrays(np.uint8, shape, elements=st.sampled_from([*range(len(legend)), 1, 255])))
+    some = st.sampled_from([*range(len(legend)), *[legend.boundary] * 3, 255])
+    indices = data.draw(npst.arrays(np.uint8, shape, elements=some, fill=st.nothing()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fields, "REACH", 2)
         expected = plainly(indices, legend, min_seed, 2)
