@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
@@ -107,87 +108,68 @@ class Pairs:
                     opened = open_label_raster(path, scene, classes=classes, nodata=options.label_nodata)
                     labels = stack.enter_context(opened)
             area = inside_of(self.aoi, scene) if self.aoi else None
-            opened_scene = stack.enter_context(scene.open())
-            if options.boundary is None:
-                yield PairReader(opened_scene, self.sources, labels, area)
-            else:
+            rims = None
+            if options.boundary is not None:
                 assert self.legend is not None, "boundaries are drawn between classes that are known"
-                fields = _Fields(labels, self.legend, options.instances)
-                yield BoundaryReader(opened_scene, self.sources, fields, area, self.legend, options.boundary)
+                rims = _Rims(labels, self.legend, options.boundary, options.instances)
+            yield PairReader(stack.enter_context(scene.open()), self.sources, labels, area, rims)
 
 
 class PairReader:
     """Reads a scene and its labels on one grid; made by `Pairs.open`."""
 
     def __init__(
-        self, scene: SceneReader, sources: Sequence[int], labels: LabelReader, area: LabelReader | None
-    ) -> None:
-        self._scene, self._sources, self._labels, self._area = scene, sources, labels, area
+        self, scene: SceneReader, sources: Sequence[int], labels: LabelReader, area: LabelReader | None,
+        rims: _Rims | None,
+    ) -> None:  # fmt: skip
+        self._scene, self._sources, self._labels, self._area, self._rims = scene, sources, labels, area, rims
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Pixels (bands, rows, cols), valid, class values int32 and where these are known (rows, cols) of a window."""
-        pixels, valid = self._scene.read(window, self._sources, edge="nodata")
-        values, known = self._labels.read(window)
+        margin = self._rims.width if self._rims else 0
+        wide = Window(
+            window.col_off - margin, window.row_off - margin, window.width + 2 * margin, window.height + 2 * margin
+        )
+        pixels, valid = self._scene.read(wide, self._sources, edge="nodata")
+        values, known = self._rims.read(wide, valid) if self._rims else self._labels.read(window)
+        pixels, valid = pixels[_inner(margin)], valid[_inner(margin)]
         if self._area is not None:
             known = known & self._area.read(window)[1]
         return pixels, valid, values, known & valid
 
 
-class _Fields:
-    """Numbers of fields as `find_boundary` takes them, and their classes.
+class _Rims:
+    """Labels in which the rim of each field is a class of its own.
 
     Args:
         labels: polygons, or a mask raster.
         legend: with a boundary.
+        width: of the rims, in pixels.
         instances: each value of a raster is the number of a field, of the one class that there is, and 0 means none.
     """
 
-    def __init__(self, labels: LabelReader, legend: Legend, instances: bool) -> None:
-        self._labels, self._instances = labels, instances
+    def __init__(self, labels: LabelReader, legend: Legend, width: int, instances: bool) -> None:
+        assert legend.boundary is not None
+        self.width, self._labels, self._instances = width, labels, instances
         self._background = None if legend.background is None else legend.values[legend.background]
-        self._field = legend.values[legend.ground[0]]
+        self._field, self._boundary = legend.values[legend.ground[0]], legend.values[legend.boundary]
 
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `LabelReader.read_fields`."""
+    def read(self, window: Window, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `LabelReader.read`, of what lies `width` within a window; `seen` is where all of it is valid."""
         fields, values, known = self._labels.read_fields(window)
         if self._instances:
             values = np.where(values == 0, self._background or 0, self._field).astype(np.int32)
         elif self._background is not None:
             fields[values == self._background] = 0
-        return fields, values, known
+        inner = _inner(self.width)
+        values = values[inner].copy()
+        values[find_boundary(fields, seen, self.width)] = self._boundary
+        return values, known[inner]
 
 
-class BoundaryReader(PairReader):
-    """Likewise, with a rim of each field as a class of its own.
-
-    Args:
-        fields: reads the numbers of fields and their classes.
-        legend: with a boundary.
-        width: of the rim, in pixels.
-    """
-
-    def __init__(
-        self, scene: SceneReader, sources: Sequence[int], fields: _Fields, area: LabelReader | None, legend: Legend,
-        width: int,
-    ) -> None:  # fmt: skip
-        self._scene, self._sources, self._fields, self._area, self._width = scene, sources, fields, area, width
-        assert legend.boundary is not None
-        self._boundary = legend.values[legend.boundary]
-
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """See `PairReader`."""
-        width = self._width
-        wide = Window(
-            window.col_off - width, window.row_off - width, window.width + 2 * width, window.height + 2 * width
-        )
-        pixels, valid = self._scene.read(wide, self._sources, edge="nodata")
-        fields, values, known = self._fields.read(wide)
-        inner = np.s_[..., width : width + window.height, width : width + window.width]
-        values, known = values[inner], known[inner] & valid[inner]
-        values[find_boundary(fields, valid, width)] = self._boundary
-        if self._area is not None:
-            known &= self._area.read(window)[1]
-        return pixels[inner], valid[inner], values, known
+def _inner(margin: int) -> tuple[Any, ...]:
+    """What lies so far within the last two axes of an array."""
+    return np.s_[..., margin:-margin, margin:-margin] if margin else np.s_[...,]
 
 
 def pair_labels(

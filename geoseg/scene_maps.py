@@ -59,6 +59,8 @@ class ScenePrediction:
         for entry in self.classes:
             area = "" if entry["area_ha"] is None else f"{entry['area_ha']:>14,.1f} ha"
             lines.append(f"  {entry['name']:<20} {100 * entry['share']:>6.1f} %{area}")
+        if "fields" in (balance := self.facts["polygons"] or {}):
+            lines += [_field_line(entry) for entry in balance["classes"]]
         if "project" in self.outputs:
             lines.append(f"  open in QGIS: {self.outputs['project']}")
         return "\n".join(lines)
@@ -66,6 +68,12 @@ class ScenePrediction:
     def to_dict(self) -> dict[str, Any]:
         """What stands in the run file."""
         return self.facts
+
+
+def _field_line(entry: dict[str, Any]) -> str:
+    """What a balance says of the fields of a class, whose boundary is with them here and not in the class raster."""
+    area = "" if entry["area_by_polygons_m2"] is None else f"{entry['area_by_polygons_m2'] / 1e4:>14,.1f} ha"
+    return f"  {entry['polygons']:,} fields of {entry['name']}, with their boundary {area}"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -209,6 +210,8 @@ def test_scenes_become_fields(write_scene: WriteScene, tmp_path: Path, rng: np.r
     assert set(table["class_name"]) == {"field"}
     assert found.facts["polygons"]["fields"]["seeds"] == len(table) > 1
     assert found.facts["options"]["fields"] is True
+    hectares = found.facts["polygons"]["classes"][0]["area_by_polygons_m2"] / 1e4
+    assert re.search(rf"{len(table)} fields of field, with their boundary +{hectares:.1f} ha", str(found))
     again = polygonize(
         found, out=tmp_path / "again.gpkg", fields=True, min_seed=4, confidence=found.outputs["confidence"]
     )
