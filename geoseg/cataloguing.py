@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geoseg.bundle import Bundle, open_bundle
-from geoseg.errors import Faults, FormatError, MismatchError
+from geoseg.errors import DataWarning, Faults, FormatError, MismatchError
 from geoseg.files import read_json, refuse_existing, stage, write_json
 from geoseg.model_card import write_card
 from geoseg.report_tables import METRICS
@@ -41,6 +42,10 @@ class ModelCard:
         return {"path": str(self.path), "item": self.item}
 
 
+_MODELS = (("model", "weights_sha256"), ("map", "model_sha256"))
+"""Where the provenance of a report tells which model it is about."""
+
+
 def card(
     *,
     model: str | Path = "model",
@@ -64,7 +69,7 @@ def card(
     """
     out, faults = Path(out), Faults()
     with faults.collect():
-        refuse_existing([out / ITEM], overwrite)
+        refuse_existing([out / CARD, out / ITEM], overwrite)
     with faults.collect():
         time = parse_time(datetime)
     with faults.collect():
@@ -98,9 +103,16 @@ def _read_report(path: Path, bundle: Bundle) -> dict[str, Any]:
     known = {"what", "classes", "sample", "provenance"} <= scores.keys()
     if not known or not isinstance(scores["provenance"], dict):
         raise FormatError(f"{path}: no scores of geoseg evaluate; name its folder")
-    model = scores["provenance"].get("model")
-    if model is not None and not (isinstance(model, dict) and model.get("weights_sha256") == bundle.weights_sha256):
+    told = [(scores["provenance"].get(what) or {}, key) for what, key in _MODELS]
+    models = [facts.get(key) if isinstance(facts, dict) else "?" for facts, key in told]
+    if any(model not in (None, bundle.weights_sha256) for model in models):
         raise MismatchError(
             f"{path}: the scores of another model than {bundle.path} (SHA-256 of the weights differs); evaluate it"
+        )
+    if bundle.weights_sha256 not in models:
+        warnings.warn(
+            f"{path}: nothing in it tells that these are the scores of {bundle.path}; score a class raster of geoseg predict, or chips",
+            DataWarning,
+            stacklevel=3,
         )
     return scores

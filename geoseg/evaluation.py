@@ -109,7 +109,7 @@ def evaluate(
     """
     faults = Faults()
     with faults.collect():
-        refuse_existing([Path(out) / METRICS], overwrite)
+        refuse_existing([Path(out) / name for name in (METRICS, *FILES)], overwrite)
     _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size, robustness, only)
     with ExitStack() as opened, bounded_cache():
         with faults.collect():

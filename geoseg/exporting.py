@@ -13,7 +13,7 @@ import numpy as np
 
 import geoseg
 from geoseg.bundle import Bundle, open_bundle
-from geoseg.choices import ExportFormat, Program, at_least, one_of, refuse_odd
+from geoseg.choices import ExportFormat, Program, Rule, at_least, one_of, refuse_odd
 from geoseg.deepness import UNIT, deepness_facts
 from geoseg.errors import Faults, InputError, ModelError
 from geoseg.files import publish, refuse_existing, refuse_inputs
@@ -112,6 +112,8 @@ def export(
     unit = UNIT if for_ else 1.0
     network = StandaloneNetwork(bundle, unit=unit, alone=for_ is not None).eval()
     facts = _facts(bundle) | (deepness_facts(bundle, tile_size, network.size_divisor) if for_ else {})
+    if for_ and bundle.one_channel:
+        facts[OUTPUT] = json.dumps(f"of {bundle.legend.names[1]}; 0 where the image is not valid", ensure_ascii=False)
     shape = (len(bundle.image.bands), tile_size, tile_size)
     with ExitStack() as stack:
         partials = [stack.enter_context(publish(path, overwrite=overwrite)) for path in targets]
@@ -128,21 +130,29 @@ def export(
             raise ModelError(
                 f"--format {options.format}: {agreement:.2%} of the pixels of imagined windows get the class that geoseg "
                 f"gives them, and probabilities differ by up to {difference:.3f}; needed are {_LEAST_AGREEMENT:.2%} and "
-                f"{_MOST_DIFFERENCE:g}; use the other format"
+                f"{_MOST_DIFFERENCE:g}" + ("" if for_ else "; use the other format")
             )
         progress("export", 2, 2)
     return ExportedModel(out, options.format, for_, shape, agreement, difference, bundle.looks_far)
 
 
+_LARGEST = 8192
+"""Rows of a window: larger ones hardly fit into the memory of any program that runs them."""
+
+
 def _find_format(out: Path, format: ExportFormat | None) -> ExportFormat:
-    if format is None and out.suffix not in _SUFFIXES:
+    found = format or _SUFFIXES.get(out.suffix.lower())
+    if found is None:
         raise InputError(f"{out}: a name that ends in .onnx or .xml is needed, or --format")
-    return format or _SUFFIXES[out.suffix]
+    if found == "openvino" and out.suffix != ".xml":
+        raise InputError(f"{out}: OpenVINO reads a file whose name ends in .xml; choose such an --out")
+    return found
 
 
 def _refuse_odd(options: _Options, program: Program | None) -> None:
     faults = Faults()
-    refuse_odd(options, [one_of(options, "format", ExportFormat), at_least(options, "tile_size", 1)], faults)
+    refuse_odd(options, [one_of(options, "format", ExportFormat), at_least(options, "tile_size", 1),
+                         Rule("tile_size", options.tile_size <= _LARGEST, f"{_LARGEST} at most are possible")], faults)  # fmt: skip
     with faults.collect():
         if program not in (None, "deepness"):
             raise InputError(f"--for {program}: known is deepness")

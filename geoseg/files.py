@@ -31,6 +31,9 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     """Raise `OutputExistsError` when an output is there already and may not be replaced."""
     paths = list(paths)
     _refuse_long(paths)
+    folders = [path for path in paths if path.is_dir()]
+    if folders:
+        raise OutputExistsError(f"{folders[0]}: is a folder, where a file is to be written; choose another --out")
     there = [] if overwrite else [path for path in paths if path.exists()]
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""

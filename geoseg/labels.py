@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from geoseg.errors import DataWarning, Faults, GeoreferenceError, LabelError, LegendError, MissingFileError
 from geoseg.field_boundaries import UNKNOWN
 from geoseg.files import parse_json
-from geoseg.legend import LEGEND_TAG, Legend, make_legend
+from geoseg.legend import LEGEND_TAG, MODEL_TAG, Legend, make_legend
 from geoseg.raster import RASTER_SUFFIXES, has_blocks, open_raster, reading
 from geoseg.scenes import Scene, describe_scene, holds, same_grid, valid_pixels
 from geoseg.vector import VECTOR_SUFFIXES
@@ -230,6 +230,15 @@ def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:
         if dataset.colorinterp[0] == ColorInterp.palette:
             colours = {value: "#{:02x}{:02x}{:02x}".format(*rgba) for value, rgba in dataset.colormap(1).items()}
     return make_legend(values, [names.get(value) for value in values], [colours.get(value) for value in values])
+
+
+def read_model_sha256(path: Path) -> str | None:
+    """SHA-256 of the weights of the model that made a raster of `geoseg predict`; None where nothing tells it."""
+    if is_vector(path):
+        return None
+    with open_raster(path) as dataset:
+        told: str | None = dataset.tags().get(MODEL_TAG)
+    return told
 
 
 def read_legend(path: Path) -> Legend | None:

@@ -24,6 +24,8 @@ MAX_VALUE = 65535
 
 LEGEND_TAG = "GEOSEG_LEGEND"
 """GeoTIFF tag of a class raster that holds `Legend.to_list()` as JSON."""
+MODEL_TAG = "GEOSEG_MODEL_SHA256"
+"""GeoTIFF tag of a map's rasters that holds the SHA-256 of the weights of the model that made it."""
 PROVENANCE_TAG = "GEOSEG_PROVENANCE"
 """GeoTIFF tag of a map's rasters that holds what they were made of and with, as JSON."""
 

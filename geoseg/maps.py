@@ -12,7 +12,7 @@ import numpy as np
 import geoseg
 from geoseg.bundle import Bundle
 from geoseg.inference import Found
-from geoseg.legend import IGNORE, LEGEND_TAG, PROVENANCE_TAG, Legend
+from geoseg.legend import IGNORE, LEGEND_TAG, MODEL_TAG, PROVENANCE_TAG, Legend
 from geoseg.merging import Merger
 from geoseg.polygon_layer import LAYER
 from geoseg.predictor import SHARE_STEPS, Prediction
@@ -51,7 +51,7 @@ def map_layers(bundle: Bundle, names: dict[str, str], provenance: dict[str, Any]
     legend = bundle.legend
     tags = {
         "TIFFTAG_SOFTWARE": f"geoseg {geoseg.__version__}",
-        "GEOSEG_MODEL_SHA256": bundle.weights_sha256,
+        MODEL_TAG: bundle.weights_sha256,
         LEGEND_TAG: json.dumps(legend.to_list(), ensure_ascii=False),
         PROVENANCE_TAG: json.dumps(provenance, ensure_ascii=False),
     }

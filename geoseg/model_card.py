@@ -5,6 +5,8 @@ The sections follow Mitchell et al. 2019 ("Model cards for model reporting", FAT
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,8 +134,8 @@ def _limits(bundle: Bundle) -> Iterator[str]:
 
 
 def _use(bundle: Bundle) -> str:
-    name = bundle.path.resolve().name
-    return f"```sh\ngeoseg predict scene.tif -m '{_inline(name)}'\n```"
+    name = shlex.quote(" ".join(bundle.path.resolve().name.split()))
+    return f"```sh\ngeoseg predict scene.tif -m {name}\n```"
 
 
 def _table(heads: list[str], rows: list[list[Any]]) -> str:
@@ -142,7 +144,5 @@ def _table(heads: list[str], rows: list[list[Any]]) -> str:
 
 
 def _inline(text: str) -> str:
-    """A text that neither ends a cell nor begins HTML: names come from strangers' files."""
-    return (
-        " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
-    )
+    """A text that ends no cell and begins neither HTML nor a link or picture: names come from strangers' files."""
+    return re.sub(r"([\\*\[\]|])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import geoseg
 from geoseg.bundle import CARD, WEIGHTS, Bundle
@@ -50,7 +51,7 @@ def parse_time(text: str | None) -> dict[str, str | None]:
     if not slash:
         return {"datetime": _told(begin)}
     end = _instant(last, text)
-    if len(last.strip()) == len("2026-01-31"):
+    if _is_date(last):
         end = end.replace(hour=23, minute=59, second=59)
     if end < begin:
         raise InputError(f"--datetime {text}: it ends before it begins")
@@ -60,15 +61,23 @@ def parse_time(text: str | None) -> dict[str, str | None]:
 def _instant(text: str, whole: str) -> datetime:
     try:
         found = datetime.fromisoformat(text.strip())
-    except ValueError:
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: in UTC it is before the year 1, or after 9999
         raise InputError(
             f"--datetime {whole}: a time such as 2026-06-30, 2026-06-30T10:20:30Z or 2026-05-01/2026-09-30 is needed"
         ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text.strip())
+    except ValueError:
+        return False
+    return True
 
 
 def _told(instant: datetime) -> str:
-    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return instant.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def model_item(bundle: Bundle, time: Mapping[str, str | None], *, parameters: int, folder: Path) -> dict[str, Any]:
@@ -89,7 +98,7 @@ def model_item(bundle: Bundle, time: Mapping[str, str | None], *, parameters: in
         "description": f"Classes: {', '.join(legend.names)}. Made with geoseg {geoseg.__version__}.",
         "bands": [_band(band) for band in image.bands],
         **({"gsd": round(image.pixel_size_m, 4)} if image.pixel_size_m else {}),
-        "mlm:name": bundle.path.resolve().name,
+        "mlm:name": _plain_name(bundle.path.resolve().name),
         "mlm:architecture": _architecture(bundle),
         "mlm:framework": "PyTorch",
         "mlm:framework_version": training.get("versions", {}).get("torch", "unknown"),
@@ -226,7 +235,7 @@ def _ring(outline: Sequence[Sequence[float]]) -> list[list[float]]:
 
 def _asset(path: Path, folder: Path, roles: list[str], title: str, digest: str) -> dict[str, Any]:
     return {
-        "href": Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix(),
+        "href": quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()),
         "type": _MEDIA_TYPES[path.suffix],
         "title": title,
         "roles": roles,
@@ -247,6 +256,12 @@ def _classes(legend: Legend) -> list[dict[str, Any]]:
         {"value": entry.value, "name": entry.name, "description": entry.name, "color_hint": entry.colour[1:].upper()}
         for entry in legend
     ]
+
+
+def _plain_name(name: str) -> str:
+    """A name as the extension allows it: from a letter to a letter or digit, three of them or more."""
+    kept = re.sub(r"[^a-zA-Z0-9_.-]+", "-", name).strip("-_.")
+    return kept if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.-]+[a-zA-Z0-9]", kept) else f"geoseg-{kept or 'model'}"
 
 
 def _architecture(bundle: Bundle) -> str:

@@ -38,7 +38,9 @@ class StandaloneNetwork(nn.Module):
         self._whole = all(np.dtype(band.dtype).kind in "iu" for band in bands)
         self._slack = 0.0 if self._whole or unit == 1 else _TRACE
         self._zeros = [index for index, band in enumerate(bands) if band.nodata == 0]
-        self._others = [(index, band.nodata) for index, band in enumerate(bands) if band.nodata]  # NaN is found as such
+        # NaN is found as such, and so is what float32 takes for infinite.
+        nodata = [(index, band.nodata) for index, band in enumerate(bands) if band.nodata]
+        self._others = [(index, value) for index, value in nodata if abs(value) <= np.finfo(np.float32).max]
         self._first = 1 if alone and bundle.one_channel else 0
         columns = zip(*((*band.clip, band.offset, band.scale) for band in bands), strict=True)
         for name, column in zip(("_low", "_high", "_offset", "_scale"), columns, strict=True):

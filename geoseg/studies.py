@@ -14,7 +14,6 @@ from geoseg.assessment import Yardstick, assess, assess_points
 from geoseg.boundary_scores import boundary_margin
 from geoseg.class_map import ClassMap, open_class_map
 from geoseg.errors import InputError, LabelError
-from geoseg.files import sha256
 from geoseg.labels import is_vector
 from geoseg.legend import Legend
 from geoseg.map_pairs import PairOptions
@@ -25,7 +24,7 @@ from geoseg.report import write_report, write_sample_report
 from geoseg.report_tables import ERRORS, PER_CLASS, PER_PLACE, write_places, write_sample_tables, write_tables
 from geoseg.robustness import explain, measure_robustness
 from geoseg.tally import Tallied, Tally
-from geoseg.trials import ChipTrial, Trial
+from geoseg.trials import ChipTrial, Trial, file_facts
 
 REPORT = "report.html"
 FILES = (PER_CLASS, PER_PLACE, ERRORS, REPORT)
@@ -109,12 +108,9 @@ class PointStudy:
     def report(self, staging: Path, progress: Progress) -> dict[str, Any]:
         legend, (predicted, points) = self.found.legend, self.paths
         metrics = {
-            **_heading(f"{predicted} at {len(self.points.reference)} labelled points of {points}", legend),
+            **_heading(f"{predicted.name} at {len(self.points.reference)} labelled points of {points.name}", legend),
             **assess_points(estimate_areas(self.found, self.points, progress), legend),
-            "provenance": {
-                what: {"file": str(path), "sha256": sha256(path)}
-                for what, path in (("map", predicted), ("points", points))
-            },
+            "provenance": {what: file_facts(path) for what, path in (("map", predicted), ("points", points))},
         }
         write_sample_tables(staging, metrics)
         write_sample_report(staging / REPORT, metrics)

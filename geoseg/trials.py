@@ -20,6 +20,7 @@ from geoseg.devices import precision_name
 from geoseg.errors import DataWarning, FormatError, InputError, MismatchError
 from geoseg.files import from_json, sha256
 from geoseg.ground import SQUARE, Ground, MapPair, Place, chip_ground
+from geoseg.labels import read_model_sha256
 from geoseg.legend import Legend
 from geoseg.pictures import open_samples
 from geoseg.place_layer import Outline
@@ -94,7 +95,8 @@ class ChipTrial:
 
     @property
     def what(self) -> str:
-        return f"{self.bundle.path} on {len(self.chips)} {self.split} chips of {self.folder.path}"
+        names = self.bundle.path.resolve().name, self.folder.path.resolve().name  # a report is given away: no paths
+        return f"{names[0]} on {len(self.chips)} {self.split} chips of {names[1]}"
 
     @property
     def legend(self) -> Legend:
@@ -242,7 +244,9 @@ class PairTrial:
 
     @property
     def what(self) -> str:
-        return f"{self.paths[0]} against {self.paths[1]}" + (f", inside {self.aoi}" if self.aoi else "")
+        return f"{self.paths[0].name} against {self.paths[1].name}" + (
+            f", inside {Path(self.aoi).name}" if self.aoi else ""
+        )
 
     @property
     def legend(self) -> Legend:
@@ -268,4 +272,9 @@ class PairTrial:
 
     def provenance(self) -> dict[str, Any]:
         files = dict(zip(("map", "reference", "other_map"), self.paths, strict=False))
-        return {what: {"file": str(path), "sha256": sha256(path)} for what, path in files.items()}
+        return {what: file_facts(path) for what, path in files.items()}
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """What tells a map or a reference from others, and which model made it, as far as it says so."""
+    return {"file": str(path), "sha256": sha256(path), "model_sha256": read_model_sha256(path)}

@@ -15,7 +15,15 @@ from farm import plough
 import geoseg
 from geoseg.bundle import open_bundle
 from geoseg.cataloguing import ModelCard
-from geoseg.errors import FormatError, InputError, MismatchError, MissingFileError, OutputExistsError, PreflightError
+from geoseg.errors import (
+    DataWarning,
+    FormatError,
+    InputError,
+    MismatchError,
+    MissingFileError,
+    OutputExistsError,
+    PreflightError,
+)
 from geoseg.scenes import describe_scene
 
 
@@ -67,17 +75,51 @@ def test_a_report_on_points_goes_in(farm, tmp_path):
     assert "estimated ha" in text
 
 
+def test_a_report_on_another_models_map_is_refused(farm, tmp_path):
+    geoseg.evaluate(farm / "map" / "scene_classes.tif", farm / "labels.tif", out=tmp_path / "report", bootstrap=1)
+    text = card_of(geoseg.card(model=farm / "model", out=tmp_path / "card", report=tmp_path / "report"))
+    assert str(tmp_path) not in text
+    assert str(farm) not in text
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    metrics["provenance"]["map"]["model_sha256"] = "0" * 64
+    (tmp_path / "report" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(MismatchError, match="scores of another model"):
+        geoseg.card(model=farm / "model", out=tmp_path / "other", report=tmp_path / "report")
+    metrics["provenance"]["map"]["model_sha256"] = None
+    (tmp_path / "report" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.warns(DataWarning, match="nothing in it tells"):
+        geoseg.card(model=farm / "model", out=tmp_path / "unsure", report=tmp_path / "report")
+
+
+@pytest.mark.parametrize("name", ["model_card.md", "model_stac.json"])
+def test_what_others_have_written_stays(farm, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputExistsError, match="exists already"):
+        geoseg.card(model=farm / "model", out=tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_report_of_others_stays(farm, tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"report\.html: exists already"):
+        geoseg.evaluate(farm / "chips", model=farm / "model", out=tmp_path, bootstrap=1)
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
 def test_names_of_strangers_break_nothing(farm, tmp_path):
     folder = tmp_path / "a|b <script>"
     folder.mkdir()
     for name in ("model.safetensors", "model.json"):
         (folder / name).write_bytes((farm / "model" / name).read_bytes())
     document = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    document["legend"][0]["name"] = "x | <img src=y> 麦"
+    document["legend"][0]["name"] = "x | <img src=y> ![](http://a.b/c.png) 麦"
     (folder / "model.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     made = geoseg.card(model=folder, out=tmp_path / "card")
-    assert "<script" not in card_of(made)
-    assert "| 0 | x \\| &lt;img src=y> 麦 |" in card_of(made)
+    text, use = card_of(made).split("```sh\n")
+    assert "<script" not in text
+    assert use.startswith("geoseg predict scene.tif -m 'a|b <script>'\n```")
+    assert r"| 0 | x \| &lt;img src=y> !\[\](http://a.b/c.png) 麦 |" in text
+    assert "mlm:name" in made.item["properties"]
     assert made.item["id"].startswith("a_b_script_-")
 
 
@@ -175,7 +217,7 @@ def test_a_report_that_is_none_is_refused(farm, tmp_path):
 def test_a_card_that_is_there_stays(farm, tmp_path):
     geoseg.card(model=farm / "model", out=tmp_path)
     before = (tmp_path / "model_card.md").read_bytes()
-    with pytest.raises(OutputExistsError, match=r"model_stac\.json"):
+    with pytest.raises(OutputExistsError, match=r"model_card\.md and 1 more: exists"):
         geoseg.card(model=farm / "model", out=tmp_path, report=farm / "report")
     assert (tmp_path / "model_card.md").read_bytes() == before
     geoseg.card(model=farm / "model", out=tmp_path, report=farm / "report", overwrite=True)

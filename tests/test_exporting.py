@@ -208,6 +208,12 @@ def test_a_file_that_says_something_else_is_not_kept(model, tmp_path, monkeypatc
     [
         ({"out": "a.pt"}, InputError, r"^a\.pt: a name that ends in \.onnx or \.xml is needed, or --format"),
         ({"tile_size": 0}, InputError, "^--tile-size 0: 1 or more is needed"),
+        ({"tile_size": 10**20}, InputError, "^--tile-size 1.*: 8192 at most are possible"),
+        (
+            {"out": "a.bin", "format": "openvino"},
+            InputError,
+            r"^a\.bin: OpenVINO reads a file whose name ends in \.xml",
+        ),
         ({"for_": "arcgis"}, InputError, "^--for arcgis: known is deepness"),
         ({"out": "a.xml", "for_": "deepness"}, InputError, "^--for deepness --format openvino: Deepness reads onnx"),
         (
@@ -245,6 +251,9 @@ def test_packages_that_are_not_installed(model, tmp_path, monkeypatch):
 def test_no_model_and_what_is_there_already(model, tmp_path):
     with pytest.raises(MissingFileError, match=r"model\.json"):
         geoseg.export(model=tmp_path / "none", out=tmp_path / "a.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(OutputExistsError, match=r"folder\.onnx: is a folder"):
+        geoseg.export(model=model, out=tmp_path / "folder.onnx", tile_size=64, overwrite=True)
     (tmp_path / "a.bin").write_bytes(b"mine")
     with pytest.raises(OutputExistsError, match=r"a\.bin"):
         geoseg.export(model=model, out=tmp_path / "a.xml", tile_size=64)

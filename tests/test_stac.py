@@ -16,7 +16,7 @@ from farm import plough
 import geoseg
 from geoseg.bundle import open_bundle
 from geoseg.errors import InputError
-from geoseg.stac import parse_time
+from geoseg.stac import _plain_name, parse_time
 
 jsonschema = pytest.importorskip("jsonschema")
 pystac = pytest.importorskip("pystac")
@@ -159,6 +159,10 @@ def test_a_picture_without_a_place_has_an_item_too(farm, write_scene, tmp_path, 
         ("2026-06-30", {"datetime": "2026-06-30T00:00:00Z"}),
         ("2026-06-30T10:20:30Z", {"datetime": "2026-06-30T10:20:30Z"}),
         ("2026-06-30T10:20:30+08:00", {"datetime": "2026-06-30T02:20:30Z"}),
+        ("0999-01-01", {"datetime": "0999-01-01T00:00:00Z"}),
+        ("2026-05-01/20260930", {
+            "datetime": None, "start_datetime": "2026-05-01T00:00:00Z", "end_datetime": "2026-09-30T23:59:59Z",
+        }),
         ("2026-05-01/2026-09-30", {
             "datetime": None, "start_datetime": "2026-05-01T00:00:00Z", "end_datetime": "2026-09-30T23:59:59Z",
         }),
@@ -169,7 +173,20 @@ def test_times(text, expected):
     assert parse_time(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "30.6.2026", "2026-05-01/", "/2026-05-01", "a/b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026-13-01",
+        "30.6.2026",
+        "2026-05-01/",
+        "/2026-05-01",
+        "a/b",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:00:00-05:00",
+    ],
+)
 def test_what_is_no_time(text):
     with pytest.raises(InputError, match=r"^--datetime .*: a time such as 2026-06-30, "):
         parse_time(text)
@@ -178,3 +195,17 @@ def test_what_is_no_time(text):
 def test_an_interval_that_runs_backwards():
     with pytest.raises(InputError, match=r"^--datetime 2026-09-30/2026-05-01: it ends before it begins"):
         parse_time("2026-09-30/2026-05-01")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model", "model"),
+        ("模型", "geoseg-model"),
+        ("m", "geoseg-m"),
+        ("2026-fields", "geoseg-2026-fields"),
+        ("fields (v2)", "fields-v2"),
+    ],
+)
+def test_models_have_names_that_the_extension_allows(name, told):
+    assert _plain_name(name) == told

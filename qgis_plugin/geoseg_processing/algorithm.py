@@ -125,6 +125,8 @@ class GeosegAlgorithm(QgsProcessingAlgorithm):
             if self._name in _OUTPUTS:
                 return QgsProcessingParameterFileDestination(key, label, "GeoPackage (*.gpkg)")
             return QgsProcessingParameterFolderDestination(key, label)
+        if kind == "flag" and default is None:  # neither one nor the other unless it is chosen
+            return QgsProcessingParameterEnum(key, label, ["yes", "no"], optional=True, usesStaticStrings=True)
         if kind == "flag":
             return QgsProcessingParameterBoolean(key, label, bool(default))
         if kind == "choice":
@@ -180,6 +182,8 @@ class GeosegAlgorithm(QgsProcessingAlgorithm):
             return self.parameterAsString(parameters, key, context)
         if parameters.get(key) is None and kind != "flag":
             return None
+        if kind == "flag" and param["default"] is None:
+            return {"yes": True, "no": False}.get(self.parameterAsEnumString(parameters, key, context))
         if kind == "flag":
             return self.parameterAsBool(parameters, key, context)
         if kind == "choice":
@@ -269,8 +273,8 @@ def _label(param):
 
 
 def _file_of(layer):
-    """The file of a raster layer, or of a whole vector file."""
-    return layer.source().split("|")[0]
+    """The file of a raster layer, or of a whole vector file, whose layer stands behind a bar."""
+    return layer.source().split("|")[0] if layer.type() == QgsMapLayer.VectorLayer else layer.source()
 
 
 class _Stages:

@@ -45,7 +45,13 @@ def find_executable(setting: str) -> str:
         )
     try:
         told = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=120, env=own_environment(), **_hidden()
+            [path, "--version"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=120,
+            env=own_environment(),
+            **_hidden(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MissingGeosegError(
@@ -130,12 +136,11 @@ def run(
     ]
     for reader in readers:
         reader.start()
-    result, said, stopping = [], [], False
+    result, said, stopping = [], [], None
     try:
         while process.poll() is None or any(reader.is_alive() for reader in readers) or not lines.empty():
             if cancelled() and not stopping:
-                stopping = True
-                _stop(process)
+                stopping = _stop(process)
             try:
                 kind, line = lines.get(timeout=0.5)
             except queue.Empty:
@@ -148,6 +153,8 @@ def run(
                 said.append(line)
                 say(line)
     finally:
+        if stopping:
+            stopping.cancel()
         if process.poll() is None:
             process.kill()
         process.wait()
@@ -157,15 +164,23 @@ def run(
         process.stderr.close()
     if process.returncode and not stopping:
         errors = [number for number, line in enumerate(said) if line.startswith("Error: ")]
+        if not errors and process.returncode < 0:
+            raise GeosegRunError(f"geoseg was ended by signal {-process.returncode}; perhaps there was no memory left")
         told = "; ".join(said[errors[-1] :] if errors else said[-1:]).removeprefix("Error: ")
         raise GeosegRunError(told or f"geoseg ended with {process.returncode}")
     return "\n".join(result)
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """Ask a process to stop, as Ctrl-C does, and end it by force where it does not."""
-    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
-    threading.Timer(_PATIENCE_S, lambda: process.poll() is None and process.kill()).start()
+def _stop(process: subprocess.Popen) -> threading.Timer:
+    """Ask a process to stop, and end it by force where it does not; the timer that will.
+
+    Not as Ctrl-C does: of that, a QGIS that a script has put into the background hears nothing, and neither does geoseg then.
+    """
+    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
+    timer = threading.Timer(_PATIENCE_S, lambda: process.poll() is None and process.kill())
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _read(stream, kind: str, lines: queue.Queue) -> None:
