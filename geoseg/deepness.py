@@ -6,7 +6,7 @@ By its source, version 0.6.5: processing/models/model_base.py, common/processing
 from __future__ import annotations
 
 import json
-import math
+from itertools import count
 from typing import Any
 
 from geoseg.bundle import Bundle
@@ -15,6 +15,10 @@ from geoseg.interchange import INPUT
 
 UNIT = 255.0
 """It divides all pixels by this, whatever their dtype."""
+
+
+_AMPLE = 256
+"""Rows of a tile that are not mostly margin."""
 
 
 def deepness_facts(bundle: Bundle, tile_size: int, divisor: int) -> dict[str, str]:
@@ -30,10 +34,13 @@ def deepness_facts(bundle: Bundle, tile_size: int, divisor: int) -> dict[str, st
     """
     overlap = tiles_overlap(tile_size, bundle.margin, divisor)
     if overlap is None:
-        least = -(-(2 * bundle.margin + divisor) // divisor) * divisor
+        # Overlaps are whole percents, so not every multiple will do.
+        sizes = (size for size in count(divisor, divisor) if tiles_overlap(size, bundle.margin, divisor) is not None)
+        least = next(sizes)
+        ample = next(size for size in sizes if size >= _AMPLE)
         raise ModelError(
             f"--tile-size {tile_size}: the model must see {bundle.margin} pixels around the ground it answers for, and works "
-            f"on squares of {divisor}; a multiple of {divisor} is needed, {least} or more, such as {math.ceil(least / 256) * 256}"
+            f"on squares of {divisor}, which tiles of this size cannot begin with; take {least}, or rather {ample}"
         )
     bands = len(bundle.image.bands)
     facts: dict[str, Any] = {

@@ -14,6 +14,7 @@ from typing import Any
 import geoseg
 from geoseg.bundle import Bundle
 from geoseg.report_tables import figure, sample_summary, summary
+from geoseg.stac import longitudes
 
 _TOLD = (
     "recipe", "loss", "class_weights", "optimizer", "schedule", "lr", "weight_decay", "batch_size", "augment", "crop",
@@ -83,8 +84,10 @@ def _image(bundle: Bundle) -> str:
 def _lessons(bundle: Bundle) -> str:
     training, places = bundle.training, []
     for name, outline in training.get("ground", {}).items():
-        lons, lats = zip(*outline, strict=True) if outline else ((), ())
-        where = [f"{min(lons):.4f} to {max(lons):.4f}", f"{min(lats):.4f} to {max(lats):.4f}"] if outline else ["", ""]
+        where = ["", ""]
+        if outline:
+            limits = longitudes([outline]), (min(lat for _, lat in outline), max(lat for _, lat in outline))
+            where = [f"{low:.4f} to {high:.4f}" for low, high in limits]
         places.append([name, *where])
     chips = ", ".join(f"{count} for {split}" for split, count in training.get("chips", {}).items())
     told = {key: training[key] for key in _TOLD if training.get(key) not in (None, "")}

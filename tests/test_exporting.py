@@ -219,9 +219,9 @@ def test_a_file_that_says_something_else_is_not_kept(model, tmp_path, monkeypatc
         (
             {"for_": "deepness", "tile_size": 32},
             ModelError,
-            r"^--tile-size 32: the model must see 16 pixels .* a multiple of 16 is needed, 48 or more, such as 256",
+            r"^--tile-size 32: the model must see 16 pixels .* squares of 16, .*; take 48, or rather 256",
         ),
-        ({"for_": "deepness", "tile_size": 100}, ModelError, "^--tile-size 100: .* a multiple of 16 is needed"),
+        ({"for_": "deepness", "tile_size": 100}, ModelError, "^--tile-size 100: .*; take 48, or rather 256"),
         ({"format": "onnx2"}, InputError, "^--format onnx2: known are onnx, openvino"),
     ],
 )
