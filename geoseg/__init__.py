@@ -21,14 +21,14 @@ import one another:
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging standalone interchange deepness
               inference seams; augment optimisation recipe transfer plan
-              samples learning checkpoints fitting; outlines chains tracing sweep nearby simplification smoothing
-              changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
+              samples learning checkpoints fitting; outlines chains components tracing sweep nearby simplification smoothing
+              fields changes small_features generalisation confidence polygon_layer class_rasters balance vectorise; strips styles qgis
               maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
               trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report model_card stac disturbances robustness studies acquisition
     floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split
     floor 0   errors extras choices named_parts progress pipeline legend spec grid metrics intervals calibration
-              comparison area_estimation files
+              comparison area_estimation field_boundaries files
 """
 
 from importlib import import_module
