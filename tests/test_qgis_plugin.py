@@ -82,7 +82,8 @@ def test_words_are_read_by_the_command_line_as_they_were_meant(name):
     if "scenes" in given:
         given["scenes"] = ["-a.tif", "b.tif"]
     words = command_line.arguments(COMMANDS[name], given)
-    context = cli.commands[name].make_context(name, list(words), resilient_parsing=False)
+    # Without its group, a command would keep a help option of another name for all tests after this one.
+    context = cli.commands[name].make_context(name, list(words), parent=cli.make_context("geoseg", [name]))
     for key, value in given.items():
         found = context.params[key]
         assert str(found) == str(tuple(value) if isinstance(value, list) else value), key
