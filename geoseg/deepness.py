@@ -15,8 +15,6 @@ from geoseg.interchange import INPUT
 
 UNIT = 255.0
 """It divides all pixels by this, whatever their dtype."""
-
-
 _AMPLE = 256
 """Rows of a tile that are not mostly margin."""
 

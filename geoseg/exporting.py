@@ -26,6 +26,8 @@ _SUFFIXES: dict[str, ExportFormat] = {".onnx": "onnx", ".xml": "openvino"}
 _LEAST_AGREEMENT, _MOST_DIFFERENCE = 0.999, 0.01
 _BATCHES = (1, 2, 3)
 """Windows at once that are tried: exporters have been seen to write networks down for one size of batch alone."""
+_LARGEST = 8192
+"""Rows of a window: larger ones hardly fit into the memory of any program that runs them."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,6 @@ def export(
             )
         progress("export", 2, 2)
     return ExportedModel(out, options.format, for_, shape, agreement, difference, bundle.looks_far)
-
-
-_LARGEST = 8192
-"""Rows of a window: larger ones hardly fit into the memory of any program that runs them."""
 
 
 def _find_format(out: Path, format: ExportFormat | None) -> ExportFormat:

@@ -183,8 +183,11 @@ class MapPair:
 
     def _indices(self, reader: LabelReader, window: Window, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Class indices, and numbers of fields where they are told."""
-        fields, values, known = reader.read_fields(window)
-        told = fields if reader.tells_fields else None
+        told = None
+        if reader.tells_fields:
+            told, values, known = reader.read_fields(window)
+        else:
+            values, known = reader.read(window)
         if not known.any():
             return np.full(known.shape, IGNORE, np.uint8), told
         if self.merged:

@@ -13,8 +13,8 @@ from typing import Any
 
 import geoseg
 from geoseg.bundle import Bundle
+from geoseg.footprints import longitudes
 from geoseg.report_tables import figure, sample_summary, summary
-from geoseg.stac import longitudes
 
 _TOLD = (
     "recipe", "loss", "class_weights", "optimizer", "schedule", "lr", "weight_decay", "batch_size", "augment", "crop",

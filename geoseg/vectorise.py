@@ -69,6 +69,7 @@ class PolygonOptions:
             Rule("small", self.small != "drop" or bool(self.min_area), "a --min-area is needed with it"),
             one_of(self, "connectivity", Connectivity),
             at_least(self, "min_seed", 1),
+            Rule("min_seed", self.fields or self.min_seed == PolygonOptions.min_seed, "--fields is needed with it"),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)
 

@@ -23,7 +23,7 @@ from scenery import box, write_polygons
 import geoseg
 from geoseg import fields, vectorise
 from geoseg.components import FIELD, class_of
-from geoseg.errors import LegendError
+from geoseg.errors import InputError, LegendError
 from geoseg.fields import FieldRows
 from geoseg.legend import LEGEND_TAG, Legend, parse_legend
 from geoseg.polygons import polygonize
@@ -250,6 +250,16 @@ def test_objects_of_polygons_are_the_polygons(write_scene: WriteScene, classes: 
     edges = next(entry for entry in report.metrics["boundary"]["classes"] if entry["name"] == "wheat")
     assert edges["recall"] < 1  # what lies between the two is an edge
     assert found["under_segmentation"] == 0.5
+
+
+def test_a_smallest_seed_without_fields_is_refused(classes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--min-seed 5: --fields is needed with it"):
+        polygonize(classes, out=tmp_path / "a.gpkg", min_seed=5)
+
+
+def test_nothing_but_nodata_has_no_fields(write_scene: WriteScene) -> None:
+    empty = np.full((30, 4), 255, np.uint8)
+    np.testing.assert_array_equal(rows_of(empty, LEGEND, 1, 7).read(0, 30), empty)
 
 
 def test_labels_tell_their_class() -> None:

@@ -16,7 +16,7 @@ from farm import plough
 import geoseg
 from geoseg.bundle import open_bundle
 from geoseg.errors import InputError
-from geoseg.stac import _plain_name, _split_at_180, longitudes, parse_time
+from geoseg.stac import _plain_name, parse_time
 
 jsonschema = pytest.importorskip("jsonschema")
 pystac = pytest.importorskip("pystac")
@@ -209,21 +209,3 @@ def test_an_interval_that_runs_backwards():
 )
 def test_models_have_names_that_the_extension_allows(name, told):
     assert _plain_name(name) == told
-
-
-@pytest.mark.parametrize(
-    ("outline", "limits", "parts"),
-    [
-        ([(10, 1), (11, 1), (11, 0), (10, 0)], (10, 11), [[10, 11]]),
-        ([(179, 1), (-179, 1), (-179, 0), (179, 0)], (179, -179), [[179, 180], [-180, -179]]),
-        ([(179, 1), (181, 1), (181, 0), (179, 0)], (179, -179), [[179, 180], [-180, -179]]),
-        ([(-181, 1), (-179, 1), (-179, 0), (-181, 0)], (179, -179), [[179, 180], [-180, -179]]),
-        ([(-180, 90), (180, 90), (180, -90), (-180, -90)], (-180, 180), [[-180, 180]]),
-    ],
-)
-def test_scenes_across_the_antimeridian_do_not_go_round_the_earth(outline, limits, parts):
-    assert longitudes([outline]) == limits
-    split = _split_at_180(outline)
-    assert [[min(lon for lon, _ in part), max(lon for lon, _ in part)] for part in split] == parts
-    area = sum(shapely.Polygon(part).area for part in split)
-    assert area == pytest.approx(2 if len(parts) == 2 else shapely.Polygon(outline).area)
