@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from geoseg.devices import out_of_memory
 from geoseg.errors import ModelError
 from geoseg.extras import import_openvino, refuse_missing
 
@@ -142,6 +143,10 @@ def _operators_named(format: str) -> Any:
             first = first.__cause__
         if isinstance(first, OSError):
             raise first from None
+        if isinstance(first, MemoryError) or (isinstance(first, RuntimeError) and out_of_memory(first)):
+            raise ModelError(
+                f"--format {format}: the export does not fit into memory; make a smaller --tile-size"
+            ) from error
         unknown = sorted(set(re.findall(r"\b(?:aten|prims?|torchvision)(?:::|\.)\w+", f"{error} {first}")))
         reason = ", ".join(unknown) or str(first).strip().splitlines()[-1]
         raise ModelError(f"--format {format}: it has no word for {reason}; use another format or --arch") from error

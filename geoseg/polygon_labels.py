@@ -88,7 +88,7 @@ def _class_value(legend: Legend, key: int | str) -> int:
 
 
 def read_polygons(
-    path: Path, *, class_field: str | None = None, classes: Legend | None = None, other: Other = "error"
+    path: Path, *, class_field: str | None = None, classes: Legend | None = None, other: Other | None = None
 ) -> Polygons:
     """Read the polygons of a vector file; invalid ones are mended, what is no polygon is left out, both counted.
 
@@ -96,7 +96,8 @@ def read_polygons(
         path: a file with one layer of polygons, or of which the first is meant.
         class_field: the column that tells the class; polygons without a value in it are left out, and counted.
         classes: the legend, where it is known before.
-        other: what to do about values of the class field that are not in `classes`.
+        other: what to do about values of the class field that are not in `classes`; None where nobody is asked, and they are
+            an error.
 
     Raises:
         MissingFileError: no such file.
@@ -157,13 +158,14 @@ def _field_values(path: Path, column: Any) -> tuple[int | str, ...]:
     )
 
 
-def _refuse_strays(path: Path, keys: Sequence[int | str], legend: Legend, other: Other) -> None:
+def _refuse_strays(path: Path, keys: Sequence[int | str], legend: Legend, other: Other | None) -> None:
     strays = Counter({key: count for key, count in Counter(keys).items() if _class_value(legend, key) < 0})
     if not strays:
         return
     listed = ", ".join(f"'{value}' ({count} polygons)" for value, count in strays.most_common(5))
-    if other == "error":
-        raise LabelError(f"{path}: {listed} not in the legend ({legend}); add them to --classes or use --other ignore")
+    if other != "ignore":
+        ways = "add them to --classes" + (" or use --other ignore" if other else "")
+        raise LabelError(f"{path}: {listed} not in the legend ({legend}); {ways}")
     _warn(f"{path}: not in the legend, so what lies there is ignored: {listed}")
 
 

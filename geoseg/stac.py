@@ -242,7 +242,9 @@ def _band(band: Band) -> dict[str, Any]:
     told = band.statistics
     statistics = {"minimum": told.min, "maximum": told.max, "mean": told.mean, "stddev": told.std}
     entry: dict[str, Any] = {"name": band.name, "data_type": band.dtype, "statistics": statistics}
-    return entry if band.nodata is None else entry | {"nodata": band.nodata}
+    # NaN is no data in any band of fractions, whether its file names it or another value.
+    nodata = "nan" if band.nodata is None and band.dtype.startswith("float") else band.nodata
+    return entry if nodata is None else entry | {"nodata": nodata}
 
 
 def _classes(legend: Legend) -> list[dict[str, Any]]:
@@ -264,8 +266,11 @@ def _architecture(bundle: Bundle) -> str:
 
 
 def _hyperparameters(bundle: Bundle) -> dict[str, Any]:
+    idle = {"seconds", *(("encoder", "encoder_weights") if bundle.architecture.arch == "unet" else ("width",))}
     told = {
-        key: value for key, value in bundle.training.items() if not isinstance(value, dict | list) and key != "seconds"
+        key: value
+        for key, value in bundle.training.items()
+        if not isinstance(value, dict | list) and key not in idle and value not in ("", None)
     }
     if told.get("encoder_weights"):
         told["encoder_weights"] = Path(str(told["encoder_weights"])).name  # where it lay is nobody's business

@@ -104,6 +104,25 @@ found = {
     "suggest": run(
         "suggest", SCENES=[scene.id()], MODEL=str(farm / "model"), OUT=str(out / "suggest.gpkg"), WINDOW=32, COUNT=5
     ),
+    "folders": run(
+        "tile",
+        SCENES=[str(farm / "stack" / name) for name in ("B1.tif", "B2.tif")],
+        LABELS=str(farm / "stack_labels"),
+        OUT=str(out / "chips2"),
+        STACK=True,
+        CHIP_SIZE=32,
+        BLOCK_SIZE="1",
+        SPLIT_BY="random",
+    ),
+    "geojson": run("polygonize", CLASSES=str(classes), OUT=str(out / "fields.geojson")),
+    "both": run(
+        "evaluate",
+        PREDICTED=str(classes),
+        REFERENCE=labels.id(),
+        CHIPS=str(chips),
+        MODEL=str(model),
+        OUT=str(out / "r4"),
+    ),
     "again": run("predict", SCENES=[scene.id()], MODEL=str(farm / "model"), OUT=str(out / "map")),
     "no model": run("predict", SCENES=[scene.id()], MODEL=str(out), OUT=str(out / "none")),
     "half a pair": run("evaluate", PREDICTED=str(classes), OUT=str(out / "report3")),

@@ -182,12 +182,23 @@ class Odd(nn.Module):
         return torch.special.bessel_j0(pixels)
 
 
+class Greedy(nn.Module):
+    def forward(self, pixels):
+        raise MemoryError
+
+
 @pytest.mark.parametrize(("format", "write"), [("onnx", write_onnx), ("openvino", write_openvino)])
-def test_an_operator_without_a_word_is_named(tmp_path, format, write):
+@pytest.mark.parametrize(
+    ("network", "trouble"),
+    [
+        (Odd(), r"it has no word for \w+(\.|::)\w*bessel_j0; use another format or --arch"),
+        (Greedy(), "the export does not fit into memory; make a smaller --tile-size"),
+    ],
+)
+def test_what_keeps_an_exporter_from_its_work_is_named(tmp_path, format, write, network, trouble):
     paths = [tmp_path / "a", tmp_path / "b"][: 1 + (format == "openvino")]
-    message = rf"^--format {format}: it has no word for \w+(\.|::)\w*bessel_j0; use another format or --arch$"
-    with pytest.raises(ModelError, match=message):
-        write(Odd(), *paths, (1, 8, 8), {})
+    with pytest.raises(ModelError, match=f"^--format {format}: {trouble}$"):
+        write(network, *paths, (1, 8, 8), {})
 
 
 def test_a_file_that_says_something_else_is_not_kept(model, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
+import rasterio
 from farm import contents, plough
 
 import geoseg
@@ -189,7 +191,13 @@ def test_every_algorithm_runs_in_qgis(farm, tmp_path):
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     script, out = Path(__file__).with_name("plugin_in_qgis.py"), tmp_path / "out"
-    out.mkdir()
+    for folder in (out, farm / "stack", farm / "stack_labels"):
+        folder.mkdir()
+    with rasterio.open(farm / "scene.tif") as scene:
+        for number in (1, 2):
+            with rasterio.open(farm / "stack" / f"B{number}.tif", "w", **scene.profile | {"count": 1}) as band:
+                band.write(scene.read([number]))
+    shutil.copy(farm / "labels.tif", farm / "stack_labels" / "stack.tif")
     words = [QGIS_PYTHON, script, PLUGIN, farm, out, GEOSEG]
     done = subprocess.run([str(word) for word in words], env=environment, capture_output=True, text=True, check=False)
     assert "JSON" in done.stdout, done.stderr
@@ -212,6 +220,12 @@ def test_every_algorithm_runs_in_qgis(farm, tmp_path):
     assert Path(found["evaluate chips"]["results"]["REPORT"]).exists()
     assert "exists already" in found["again"]["error"]
     assert "model.json: not found" in found["no model"]["error"]
+    assert [band["name"] for band in json.loads((out / "chips2" / "chips.json").read_text())["image"]["bands"]] == [
+        "B1",
+        "B2",
+    ]
+    assert (out / "fields.geojson").exists()
+    assert found["both"]["error"].startswith("Either a map and a reference, or a chip folder and a model")
     assert found["half a pair"]["error"].startswith("A map and a reference go together")
     assert "does not run" in found["not geoseg"]["error"]
     assert found["cancelled"]["seconds"] < 60

@@ -57,8 +57,17 @@ _KINDS = {
 }  # fmt: skip
 """What a path leads to."""
 
-_OUTPUTS = {"polygonize": "gpkg", "sample": "gpkg", "suggest": "gpkg"}
-"""Commands that write one file; the others write a folder."""
+_OUTPUTS = {
+    "polygonize": "GeoPackage (*.gpkg);;FlatGeobuf (*.fgb);;GeoJSON (*.geojson);;GeoParquet (*.parquet)",
+    "sample": "GeoPackage (*.gpkg)", "suggest": "GeoPackage (*.gpkg)",
+}  # fmt: skip
+"""Commands that write one file, and in what formats; the others write a folder."""
+
+_LEFT_OUT = {"polygonize": {"format"}}
+"""Options that a dialog asks for by another: the suffix of the file tells its format."""
+
+_FOLDERS = {"labels"}
+"""Layers in whose place a folder of files may be named, in a script or in the field of the dialog."""
 
 _LAYERS = {
     "polygonize": ("polygons",), "sample": ("points",), "suggest": ("suggest",),
@@ -110,7 +119,7 @@ class GeosegAlgorithm(QgsProcessingAlgorithm):
 
     def _params(self):
         """Those of the command; a map to score has a place of its own."""
-        params = self._command["params"]
+        params = [param for param in self._command["params"] if param["name"] not in _LEFT_OUT.get(self._name, ())]
         if self._name == "evaluate":
             told = {"help": "A map to score, with a reference; without, a model on chips."}
             params = [*params, {"name": "predicted", "type": "path", "required": False, "default": None, **told}]
@@ -123,7 +132,7 @@ class GeosegAlgorithm(QgsProcessingAlgorithm):
         optional = not param["required"] and (default is None or self._name == "evaluate")  # no folder is there unasked
         if name == "out":
             if self._name in _OUTPUTS:
-                return QgsProcessingParameterFileDestination(key, label, "GeoPackage (*.gpkg)")
+                return QgsProcessingParameterFileDestination(key, label, _OUTPUTS[self._name])
             return QgsProcessingParameterFolderDestination(key, label)
         if kind == "flag" and default is None:  # neither one nor the other unless it is chosen
             return QgsProcessingParameterEnum(key, label, ["yes", "no"], optional=True, usesStaticStrings=True)
@@ -197,6 +206,8 @@ class GeosegAlgorithm(QgsProcessingAlgorithm):
             return [_file_of(layer) for layer in self.parameterAsLayerList(parameters, key, context)]
         if what in ("raster", "layer", "polygons"):
             layer = self.parameterAsLayer(parameters, key, context)
+            if layer is None and name in _FOLDERS and Path(str(parameters[key])).is_dir():
+                return str(parameters[key])
             if layer is None:
                 raise QgsProcessingException(f"{key}: {parameters[key]} cannot be opened as a layer")
             if layer.type() == QgsMapLayer.VectorLayer:  # filters, edits and layers in memory are written down first
@@ -208,14 +219,17 @@ class GeosegAlgorithm(QgsProcessingAlgorithm):
 
     def _lay_out(self, values):
         """Bring what the dialog asks for apart into the places of the command line."""
+        if values.get("stack"):  # layers are files, and a stack is the folder of its files
+            values["scenes"] = list(dict.fromkeys(str(Path(file).parent) for file in values["scenes"]))
         if self._name != "evaluate":
             return
         predicted, reference = values.pop("predicted"), values["reference"]
         if (predicted is None) != (reference is None):
             raise QgsProcessingException("A map and a reference go together: give both, or neither and a chip folder")
+        if predicted is not None and (values["chips"] or values["model"]):
+            raise QgsProcessingException("Either a map and a reference, or a chip folder and a model: leave two empty")
         if predicted is not None:
             values["chips"] = predicted
-            values["model"] = None
         elif values["chips"] is None:
             raise QgsProcessingException("Nothing to score: give a chip folder and a model, or a map and a reference")
 
