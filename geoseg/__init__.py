@@ -27,8 +27,8 @@ import one another:
               trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report model_card stac disturbances robustness studies acquisition
     floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split footprints
-    floor 0   errors extras choices named_parts progress pipeline legend spec grid metrics intervals calibration
-              comparison area_estimation field_boundaries files
+    floor 0   errors extras choices named_parts progress interruption pipeline legend spec grid metrics intervals
+              calibration comparison area_estimation field_boundaries files
 """
 
 from importlib import import_module

@@ -20,6 +20,7 @@ import geoseg
 from geoseg import choices
 from geoseg.errors import DiskError, GeosegError, GeosegWarning, PreflightError, SomeScenesError, without_controls
 from geoseg.files import is_homeless
+from geoseg.interruption import listen, preferring_stops, stop_if_asked
 
 
 class Verb(click.Command):
@@ -70,7 +71,8 @@ def _told(results: Any, as_json: bool) -> str:
 def _one_line_errors(debug: bool) -> Iterator[None]:
     """Say an error in one line, and several faults in one line each; a traceback only for those who ask."""
     try:
-        yield
+        with preferring_stops():
+            yield
     except KeyboardInterrupt as stop:
         _let_go()
         click.echo(_printable(f"Stopped. {stop}".rstrip()), err=True)
@@ -129,6 +131,7 @@ class _Bar:
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         from tqdm import tqdm
 
+        stop_if_asked()
         if self._bar is None or stage != self._stage:
             self.close()
             interval = 0.1 if sys.stderr.isatty() else _log_seconds()
@@ -541,7 +544,5 @@ def check(scenes: tuple[str, ...], **options: Any) -> Any:
 
 def main() -> None:
     """Run the command line; exit 0, 1 (input or environment), 2 (usage), 130 (Ctrl-C) or 143 (SIGTERM)."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    if hasattr(signal, "SIGBREAK"):  # of Windows, where a program cannot send another one Ctrl-C alone
-        signal.signal(signal.SIGBREAK, signal.default_int_handler)
+    listen()
     cli(prog_name="geoseg")

@@ -21,6 +21,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from geoseg.errors import DiskError, FormatError, InputError, MissingFileError, OutputBusyError, OutputExistsError
+from geoseg.interruption import stop_if_asked
 
 _UNFINISHED = ".unfinished"
 _LOCK = ".geoseg.lock"
@@ -143,6 +144,7 @@ def stage_occupied(
         staging.mkdir()
         try:
             yield staging
+            stop_if_asked()
             (folder / last).unlink(missing_ok=True)
             for name in replaces:
                 (folder / name).unlink(missing_ok=True)
@@ -164,6 +166,7 @@ def _move(staging: Path, folder: Path, last: str) -> None:
 
 
 def _settle(partial: Path, target: Path) -> None:
+    stop_if_asked()
     with open(partial, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, target)

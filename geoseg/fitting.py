@@ -24,6 +24,7 @@ from geoseg.chips import ChipFolder
 from geoseg.devices import out_of_memory
 from geoseg.errors import LearningError, ModelError
 from geoseg.extras import refuse_missing
+from geoseg.interruption import heed
 from geoseg.learning import History, SegmentationTask
 from geoseg.progress import Progress, silent
 from geoseg.recipe import Recipe
@@ -186,6 +187,7 @@ def fit(
         except (SystemExit, KeyboardInterrupt) as stop:
             # Lightning turns Ctrl-C into exit(1); the exit of a SIGTERM handler passes as it is.
             interruption = KeyboardInterrupt() if isinstance(stop, SystemExit) and stop.code == 1 else stop
+            heed()  # the best epoch so far is written all the same
         except LearningError as error:
             interruption = error
         except (RuntimeError, ValueError) as error:

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +27,7 @@ import rasterio
 from affine import Affine
 
 import geoseg
+from geoseg.interruption import listen
 
 SIZE = 160
 _TIMES = frozenset({"seconds", "versions", "date"})  # what another run may say otherwise
@@ -209,8 +209,8 @@ def attempt(farm: Path, name: str, out: Path, again: dict[str, Any], limit: int 
         import_module(module)
     import torch
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as the command line does
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    listen()  # as the command line does
     torch.set_num_threads(1)
     os.chdir(farm)
     if limit is not None:

@@ -279,9 +279,10 @@ def test_fields_that_cannot_tell_a_class(tmp_path):
 def test_values_outside_the_legend_are_an_error_or_unknown(tmp_path, scene):
     path = write_polygons(tmp_path / "p.gpkg", [*BOXES, box(9, 9, 1, 1)], kind=["wheat", "oats", "rye", "oats"])
     legend = parse_legend("0=background,1=wheat")
-    with pytest.raises(
-        LabelError, match=r"p\.gpkg: 'oats' \(2 polygons\), 'rye' \(1 polygons\) not in the legend .*--other"
-    ):
+    strays = r"p\.gpkg: 'oats' \(2 polygons\), 'rye' \(1 polygons\) not in the legend .*; add them to --classes"
+    with pytest.raises(LabelError, match=f"{strays} or use --other ignore$"):
+        read_polygons(path, class_field="kind", classes=legend, other="error")
+    with pytest.raises(LabelError, match=f"{strays}$"):  # of a command that has no such option
         read_polygons(path, class_field="kind", classes=legend)
     with said(r"p\.gpkg: not in the legend, so what lies there is ignored: 'oats' \(2 polygons\), 'rye'"):
         polygons = read_polygons(path, class_field="kind", classes=legend, other="ignore")
