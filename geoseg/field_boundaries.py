@@ -6,8 +6,8 @@ import numpy as np
 
 WIDEST = 16
 """Pixels of the widest boundary; fields grow as far to take theirs back."""
-UNKNOWN = -1
-"""The number of a field where nobody knows which one it is."""
+NO_FIELD, UNKNOWN = 0, -1
+"""The number of a field where there is none, and where nobody knows which one it is."""
 
 
 def find_boundary(fields: np.ndarray, seen: np.ndarray, width: int) -> np.ndarray:
@@ -17,7 +17,7 @@ def find_boundary(fields: np.ndarray, seen: np.ndarray, width: int) -> np.ndarra
     knows what lies there, it may go on: there is no rim.
 
     Args:
-        fields: (rows + 2 width, cols + 2 width) number of the field of each pixel, 0 for none, `UNKNOWN` for any.
+        fields: (rows + 2 width, cols + 2 width) number of the field of each pixel, or `NO_FIELD`, or `UNKNOWN`.
         seen: likewise, bool, where the scene is valid.
         width: pixels, 1 or more, from centre to centre.
 
@@ -32,4 +32,4 @@ def find_boundary(fields: np.ndarray, seen: np.ndarray, width: int) -> np.ndarra
             if 0 < down**2 + right**2 <= width**2:
                 at = np.s_[width + down : width + down + rows, width + right : width + right + cols]
                 rim |= told[at] & (fields[at] != inner)
-    return rim & (inner > 0)
+    return rim & (inner > NO_FIELD)

@@ -9,9 +9,12 @@ raster is cut while it is read. A watershed on the probabilities has no such bou
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
-from geoseg.changes import Read
+from geoseg.changes import PixelAreas, Read
 from geoseg.components import FIELD, Labeller, RunNamer
 from geoseg.errors import LegendError
 from geoseg.field_boundaries import WIDEST
@@ -39,15 +42,17 @@ class FieldRows:
         height: rows of the raster.
         width: columns.
         legend: its classes, with a boundary.
+        areas: of the pixels.
         min_seed: pixels of the smallest seed.
         rows: rows at a time.
         progress: called after each strip while seeds are looked for.
     """
 
     def __init__(
-        self, read: Read, height: int, width: int, legend: Legend, *, min_seed: int, rows: int, progress: Progress
-    ) -> None:
-        self._read, self._height, self._width, self._rows = read, height, width, rows
+        self, read: Read, height: int, width: int, legend: Legend, areas: PixelAreas, *, min_seed: int, rows: int,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self._read, self._height, self._width, self._areas, self._rows = read, height, width, areas, rows
         self._is_ground, self._is_free = np.zeros((2, IGNORE + 1), bool)
         self._is_ground[list(legend.ground)] = True
         self._is_free[[index for index in (*legend.ground, legend.boundary) if index is not None]] = True
@@ -60,13 +65,22 @@ class FieldRows:
         objects, self._place = seeds.finish()
         large = objects.pixels >= min_seed
         self._labels = np.where(large, objects.classes + FIELD * np.cumsum(large), 0)
-        self.fields, self.specks = int(large.sum()), int((~large).sum())
+        self.seeds, self._specks = int(large.sum()), int((~large).sum())
         self._begin()
+
+    def counts(self) -> dict[str, Any]:
+        """For the run file, after the last row was read."""
+        missed = {
+            "pixels": self._missed,
+            "area_m2": round(self._missed_m2, 3) if math.isfinite(self._missed_m2) else None,
+        }
+        return {"fields": {"seeds": self.seeds, "specks": self._specks, "missed": missed}}
 
     def _begin(self) -> None:
         self._namer, self._seeded = RunNamer(self._width), 0
         self._ahead = self._grown = np.zeros((0, self._width), np.int64)  # seeds not grown yet, and what has grown
         self._ahead_first = self._grown_first = 0
+        self._missed, self._missed_m2 = 0, 0.0
 
     def read(self, first: int, last: int) -> np.ndarray:
         """Labels of the rows from `first` to before `last`, (rows, width) int64: the class index, plus `FIELD` times the number
@@ -85,7 +99,10 @@ class FieldRows:
             self._ahead = np.concatenate((self._ahead, self._seed_next()))
         above = top - self._ahead_first
         grown = grow(self._ahead[: bottom + REACH - self._ahead_first])[above : above + bottom - top]
-        grown[grown < 0] = self._outside
+        rows, cols = (missed := grown < 0).nonzero()
+        self._missed += len(rows)
+        self._missed_m2 += float(self._areas.at(cols, rows + top).sum())
+        grown[missed] = self._outside
         kept = max(needed - self._grown_first, 0)
         self._grown, self._grown_first = np.concatenate((self._grown[kept:], grown)), self._grown_first + kept
         past = max(bottom - REACH - self._ahead_first, 0)

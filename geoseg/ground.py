@@ -12,6 +12,7 @@ from rasterio.windows import Window
 
 from geoseg.chips import Chip, ChipFolder
 from geoseg.errors import LabelError
+from geoseg.field_boundaries import NO_FIELD
 from geoseg.grid import grid
 from geoseg.labels import LabelReader
 from geoseg.legend import IGNORE, Legend
@@ -201,6 +202,8 @@ class MapPair:
                 f"{name}: values {strays} are not in the legend ({self.legend}); map them to it first, or name them with "
                 f"--classes"
             )
+        if told is not None and self.legend.background is not None:
+            told[found == self.legend.background] = NO_FIELD  # two polygons of background are one ground
         return found, told
 
     def _steps(self, window: Window) -> np.ndarray:

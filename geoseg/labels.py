@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,8 @@ from geoseg.vector import VECTOR_SUFFIXES
 
 _LABEL_ENDINGS = r"_(mask|label|labels|classes)$"
 _SCENE_ENDINGS = r"_(sr|image)$"
-_INT32 = np.iinfo(np.int32)
+_INT32, _INT64 = np.iinfo(np.int32), np.iinfo(np.int64)
+_EXACT = 2**53  # up to here every whole number is one of float64
 
 
 class LabelReader(Protocol):
@@ -47,8 +48,8 @@ class LabelReader(Protocol):
         ...
 
     def read_fields(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers of fields (rows, cols) int32, then what `read` gives: pixels of one number belong to one field, those
-        of 0 to none, and of those of -1 nobody knows."""
+        """Numbers of fields (rows, cols), whole ones, then what `read` gives: pixels of one number belong to one field, those
+        of `NO_FIELD` to none, and of those of `UNKNOWN` nobody knows."""
         ...
 
 
@@ -118,13 +119,15 @@ def refuse_no_overlap(path: Path, crs: Any, bounds: Sequence[float], scene: Scen
 
 
 @contextmanager
-def open_label_raster(path: Path, scene: Scene, *, classes: Legend | None, nodata: int | None) -> Iterator[LabelReader]:
+def open_label_raster(
+    path: Path, scene: Scene, *, meant: Collection[int] = (), nodata: int | None = None
+) -> Iterator[LabelReader]:
     """Open a mask raster; on another grid or CRS it is warped onto the scene's (nearest neighbour).
 
     Args:
         path: a raster of one band, or of which the first is meant.
         scene: gives the grid.
-        classes: a nodata value of the file that these name is a class after all.
+        meant: where the file's nodata value is among these, it means something after all.
         nodata: a further value that means unknown.
 
     Raises:
@@ -140,7 +143,7 @@ def open_label_raster(path: Path, scene: Scene, *, classes: Legend | None, nodat
         )
     with open_raster(path) as dataset:
         # `--classes 0=background` on a file whose nodata is 0: the user knows better than the file.
-        own = None if classes is not None and dataset.nodata in classes.values else dataset.nodata
+        own = None if dataset.nodata in meant else dataset.nodata
         if _pixel_by_pixel(facts, scene):
             yield _RasterLabels(path, dataset, scene, (own, nodata))
             return
@@ -186,12 +189,17 @@ class _RasterLabels:
         self._path, self._dataset, self._scene, self._unknown = path, dataset, scene, unknown
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        numbers, known = self._numbers(window)
+        return np.clip(numbers, _INT32.min, _INT32.max).astype(np.int32), known
+
+    def _numbers(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """As they stand in the file, int64, and where they are known."""
         inside = window.intersection(Window(0, 0, self._scene.width, self._scene.height))
         own, further = self._unknown
-        values, labelled = (np.zeros((window.height, window.width), dtype) for dtype in (np.int32, bool))
+        numbers, labelled = (np.zeros((window.height, window.width), dtype) for dtype in (np.int64, bool))
         with reading(self._path):
             if own is not None and holds(self._dataset.dtypes[0], own) and not has_blocks(self._dataset, 1, inside):
-                return values, labelled
+                return numbers, labelled
             raw = self._dataset.read(1, window=inside)
             known = valid_pixels(raw[None], [own], [self._dataset], inside)
         if further is not None:
@@ -202,17 +210,19 @@ class _RasterLabels:
                 raise LabelError(
                     f"{self._path}: values such as {raw[fractions][0]:g} found; labels must be whole numbers, one per class"
                 )
-        if raw.dtype.itemsize > 2:
-            raw = np.clip(np.where(known, raw, 0).astype(np.float64), _INT32.min, _INT32.max)
+            raw = np.clip(np.where(known, raw, 0).astype(np.float64), -_EXACT, _EXACT)
+        elif raw.dtype == np.uint64:
+            raw = np.minimum(raw, np.uint64(_INT64.max))
         row, col = inside.row_off - window.row_off, inside.col_off - window.col_off
         at = np.s_[row : row + inside.height, col : col + inside.width]
-        values[at], labelled[at] = raw, known
-        return values, labelled
+        numbers[at], labelled[at] = raw, known
+        return numbers, labelled
 
     def read_fields(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `LabelReader`: pixels of one value are a field."""
-        values, known = self.read(window)
-        return np.where(known, values, UNKNOWN).astype(np.int32), values, known
+        numbers, known = self._numbers(window)
+        values = np.clip(numbers, _INT32.min, _INT32.max).astype(np.int32)
+        return np.where(known, numbers, UNKNOWN), values, known
 
 
 def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:

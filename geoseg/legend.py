@@ -31,6 +31,7 @@ PROVENANCE_TAG = "GEOSEG_PROVENANCE"
 
 # Paul Tol's "muted" and "light" schemes (personal.sron.nl/~pault): told apart by colour-blind readers; gold first, since
 # the first class that is not background is mostly the cultivated one.
+_BY_NAME = ""  # the role of a class of which nothing is said but its name
 _COLOURS = (
     "#e5b52a", "#117733", "#88ccee", "#cc6677", "#332288", "#aa4499", "#44aa99", "#999933", "#882255", "#ee8866",
     "#bbcc33", "#77aadd", "#ffaabb", "#99ddff", "#aaaa00", "#eedd88",
@@ -201,7 +202,8 @@ class Legend:
             except (KeyError, TypeError, ValueError):
                 raise LegendError(f"class {entry}: a whole number called 'value' is needed") from None
             name, colour = str(entry.get("name") or ""), str(entry.get("colour") or entry.get("color") or "")
-            partly.append((value, name, colour, entry.get("role") or None))
+            # A role of null was taken from the class; where nothing or an empty cell stands, the name tells it.
+            partly.append((value, name, colour, entry.get("role", _BY_NAME)))
         return _complete(partly)
 
 
@@ -209,7 +211,7 @@ def make_legend(values: Sequence[int], names: Sequence[str | None] = (), colours
     """A legend from values; nameless classes are called `class_<value>`."""
     names = list(names) or [None] * len(values)
     colours = list(colours) or [None] * len(values)
-    return _complete([(v, n, c, None) for v, n, c in zip(values, names, colours, strict=True)])
+    return _complete([(v, n, c, _BY_NAME) for v, n, c in zip(values, names, colours, strict=True)])
 
 
 def parse_legend(spec: str | Path) -> Legend:
@@ -230,7 +232,7 @@ def parse_legend(spec: str | Path) -> Legend:
             raise LegendError(
                 f"--classes '{part}' cannot be read; write VALUE=NAME or VALUE=NAME:#rrggbb, split by commas"
             )
-        partly.append((int(match[1]), match[2], match[3], None))
+        partly.append((int(match[1]), match[2], match[3], _BY_NAME))
     return _complete(partly)
 
 
@@ -256,7 +258,8 @@ def _complete(partly: Sequence[tuple[int, str | None, str | None, str | None]]) 
     colours = iter(_COLOURS * (len(partly) // len(_COLOURS) + 1))
     for value, name, colour, role in partly:
         name = name or f"class_{value}"
-        role = role or (name.lower() if name.lower() in get_args(Role) else None)
+        if role == _BY_NAME:
+            role = name.lower() if name.lower() in get_args(Role) else None
         fallback = _BACKGROUND_COLOUR if role == "background" or value == 0 else next(colours)
         fallback = _BOUNDARY_COLOUR if role == "boundary" else fallback
         classes.append(LegendClass(value, name, (colour or fallback).lower(), role))  # type: ignore[arg-type]

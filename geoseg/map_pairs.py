@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ def open_pair(
         for path, field in fields.items()
         if is_vector(path)
     }
+    _warn_of_boundary(legend, polygons, predicted, reference)
     inside = None if options.aoi is None else read_polygons(Path(options.aoi))
     scene = _find_grid(predicted, reference, polygons, options.pixel_size, inside)
 
@@ -84,7 +85,7 @@ def open_pair(
             of_map: Unlabelled = "ignore" if legend.background is None else "background"
             unlabelled = options.unlabelled if path == reference else of_map
             return PolygonLabels(polygons[path], scene, legend=legend, unlabelled=unlabelled)
-        return stack.enter_context(open_label_raster(path, scene, classes=None, nodata=None))
+        return stack.enter_context(open_label_raster(path, scene))
 
     area = None if inside is None else inside_of(inside, scene)
     confidence = None if is_vector(predicted) else _find_confidence(predicted, scene)
@@ -92,6 +93,21 @@ def open_pair(
         scene, told, reader(predicted), reader(reference), [str(path) for path in (predicted, reference, other) if path],
         area, None if other is None else reader(other), None if confidence is None else reader(confidence), others,
     )  # fmt: skip
+
+
+def _warn_of_boundary(legend: Legend, polygons: Mapping[Path, Polygons], predicted: Path, reference: Path) -> None:
+    """Where a boundary is a class of one of the two alone, all of it counts as wrong."""
+    if legend.boundary is None:
+        return
+    entry = legend.classes[legend.boundary]
+    for one, other in ((predicted, reference), (reference, predicted)):
+        if not is_vector(one) and is_vector(other) and not {entry.name, entry.value} & {*(polygons[other].keys or ())}:
+            warnings.warn(
+                f"{one}: holds its '{entry.name}' as a class, which {other} does not have, so that it counts as wrong; use the "
+                f"polygons that --fields makes of it",
+                DataWarning,
+                stacklevel=4,
+            )
 
 
 def _merge_others(legend: Legend, only: str | Sequence[str | int] | None) -> tuple[Legend, dict[int, int]]:
@@ -127,6 +143,7 @@ def _find_legend(predicted: Path, reference: Path, options: PairOptions, fields:
     vectors = [read_polygons(path, class_field=fields[path]) for path in pair if is_vector(path)]
     rasters = [path for path in pair if not is_vector(path)]
     if not rasters:
+        _warn_of_strangers(vectors)
         return polygon_legend(vectors, options.unlabelled)
     legend = raster_legend(rasters, sorted(set().union(*map(_values_of, rasters))))
     try:
@@ -141,13 +158,24 @@ def _find_legend(predicted: Path, reference: Path, options: PairOptions, fields:
     return legend
 
 
+def _warn_of_strangers(files: Sequence[Polygons]) -> None:
+    keys = [set(map(str, file.keys)) for file in files if file.keys]
+    if len(keys) == 2 and keys[0].isdisjoint(keys[1]):
+        found = " and ".join(
+            f"{file.path} has {', '.join(sorted(own)[:5])}" for file, own in zip(files, keys, strict=True)
+        )
+        warnings.warn(
+            f"no class is in both: {found}; where these are the same, name them alike", DataWarning, stacklevel=5
+        )
+
+
 def _values_of(path: Path) -> set[int]:
     """The class values of a raster; labels may be whole numbers in a floating point type."""
     scene = describe_scene(path)
     if len(scene.dtypes) > 1 or not scene.dtypes[0].startswith("float"):
         return set(find_legend(scene).values)
     values: set[int] = set()
-    with open_label_raster(path, scene, classes=None, nodata=None) as reader:
+    with open_label_raster(path, scene) as reader:
         for tile in grid(scene.height, scene.width, _BLOCK):
             found, known = reader.read(tile.core)
             values.update(np.unique(found[known]).tolist())

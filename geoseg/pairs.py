@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from geoseg.choices import Other, Rule, SplitBy, Unlabelled, at_least, one_of, refuse_odd
 from geoseg.errors import DataWarning, Faults, LabelError
-from geoseg.field_boundaries import WIDEST, find_boundary
+from geoseg.field_boundaries import NO_FIELD, UNKNOWN, WIDEST, find_boundary
 from geoseg.labels import LabelReader, is_vector, match_labels, open_label_raster, read_legend
 from geoseg.legend import Legend, make_legend, parse_legend
 from geoseg.polygon_labels import PolygonLabels, Polygons, inside_of, polygon_legend, read_polygons
@@ -59,8 +59,10 @@ class TileOptions:
             ),
             at_least(self, "block_size", 1),
             at_least(self, "boundary", 1),
-            Rule("boundary", (self.boundary or 1) <= WIDEST, f"{WIDEST} pixels at most are needed"),
+            Rule("boundary", not isinstance(self.boundary, int) or self.boundary <= WIDEST,
+                 f"{WIDEST} pixels at most are needed"),
             Rule("instances", not self.instances or self.boundary is not None, "a --boundary is needed with it"),
+            Rule("background", not (self.instances and self.background), "with --instances 0 is the background; leave it out"),
             at_least(self, "seed", 0),
             *(Rule(name, 0 <= getattr(self, name) <= 1, share) for name in ("max_nodata", "min_label", "negatives")),
             one_of(self, "other", Other), one_of(self, "unlabelled", Unlabelled), one_of(self, "split_by", SplitBy),
@@ -104,14 +106,14 @@ class Pairs:
             else:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DataWarning)  # said by `pair_labels`
-                    classes = None if options.instances else self.legend
-                    opened = open_label_raster(path, scene, classes=classes, nodata=options.label_nodata)
+                    meant = (NO_FIELD,) if options.instances else self.legend.values if self.legend else ()
+                    opened = open_label_raster(path, scene, meant=meant, nodata=options.label_nodata)
                     labels = stack.enter_context(opened)
             area = inside_of(self.aoi, scene) if self.aoi else None
             rims = None
             if options.boundary is not None:
                 assert self.legend is not None, "boundaries are drawn between classes that are known"
-                rims = _Rims(labels, self.legend, options.boundary, options.instances)
+                rims = _Rims(path, labels, self.legend, options.boundary, options.instances)
             yield PairReader(stack.enter_context(scene.open()), self.sources, labels, area, rims)
 
 
@@ -142,29 +144,53 @@ class _Rims:
     """Labels in which the rim of each field is a class of its own.
 
     Args:
+        path: of the labels, for messages.
         labels: polygons, or a mask raster.
         legend: with a boundary.
         width: of the rims, in pixels.
-        instances: each value of a raster is the number of a field, of the one class that there is, and 0 means none.
+        instances: each value of a raster is the number of a field, of the one class that there is.
     """
 
-    def __init__(self, labels: LabelReader, legend: Legend, width: int, instances: bool) -> None:
+    def __init__(self, path: Path, labels: LabelReader, legend: Legend, width: int, instances: bool) -> None:
         assert legend.boundary is not None
-        self.width, self._labels, self._instances = width, labels, instances
-        self._background = None if legend.background is None else legend.values[legend.background]
-        self._field, self._boundary = legend.values[legend.ground[0]], legend.values[legend.boundary]
+        self.width, self._path, self._labels, self._legend, self._instances = width, path, labels, legend, instances
+        self._boundary = legend.values[legend.boundary]
 
     def read(self, window: Window, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `LabelReader.read`, of what lies `width` within a window; `seen` is where all of it is valid."""
-        fields, values, known = self._labels.read_fields(window)
-        if self._instances:
-            values = np.where(values == 0, self._background or 0, self._field).astype(np.int32)
-        elif self._background is not None:
-            fields[values == self._background] = 0
+        """As `LabelReader.read`, of what lies `width` within a window; `seen` is where all of it is valid.
+
+        Raises:
+            LabelError: a number of a field below 0.
+        """
+        fields, values, known = self._numbered(window) if self._instances else self._classes(window)
+        fields = np.where(known, fields, UNKNOWN)
         inner = _inner(self.width)
         values = values[inner].copy()
         values[find_boundary(fields, seen, self.width)] = self._boundary
         return values, known[inner]
+
+    def _numbered(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        numbers, _, known = self._labels.read_fields(window)
+        odd = known & (numbers < NO_FIELD)
+        if odd.any():
+            raise LabelError(
+                f"{self._path}: the number {numbers[odd][0]} found; fields are numbered from 1, and 0 is none; name a value that "
+                f"means unknown with --label-nodata"
+            )
+        background, field = (self._legend.values[index] for index in (self._legend.background, self._legend.ground[0]))  # type: ignore[index]
+        return numbers, np.where(numbers == NO_FIELD, background, field).astype(np.int32), known
+
+    def _classes(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of a raster, what bears one class is a field; strays are of nobody knows what."""
+        if self._labels.tells_fields:
+            fields, values, known = self._labels.read_fields(window)
+        else:
+            values, known = self._labels.read(window)
+            fields = values.astype(np.int64) + 1
+        fields = np.where(np.isin(values, self._legend.values), fields, UNKNOWN)
+        if self._legend.background is not None:
+            fields[values == self._legend.values[self._legend.background]] = NO_FIELD
+        return fields, values, known
 
 
 def _inner(margin: int) -> tuple[Any, ...]:
@@ -216,7 +242,7 @@ def _check_pair(
     if path in polygons:
         polygons[path].near(scene)
     elif path in readable:
-        with open_label_raster(path, scene, classes=None, nodata=options.label_nodata):
+        with open_label_raster(path, scene, nodata=options.label_nodata):
             pass
 
 
@@ -242,6 +268,11 @@ def _legend_before(
                 f"--instances where each value is the number of a field"
             )
         legend = legend.with_boundary()
+        if not legend.ground:
+            raise LabelError(
+                f"{paths[0]}: no class of fields among {legend}, so there is nothing to draw a --boundary around; name one with "
+                f"--classes 0=background,1=field"
+            )
     for found in polygons.values():
         assert legend is not None, "polygons tell their classes"
         found.burn_values(legend, options.unlabelled)

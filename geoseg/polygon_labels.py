@@ -17,6 +17,7 @@ from rasterio.windows import Window, transform
 
 from geoseg.choices import Other, Unlabelled
 from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError, without_controls
+from geoseg.field_boundaries import UNKNOWN
 from geoseg.labels import refuse_no_overlap
 from geoseg.legend import Legend, make_legend
 from geoseg.raster import georeference_optional
@@ -179,7 +180,10 @@ def polygon_legend(files: Sequence[Polygons], unlabelled: Unlabelled, background
     Pixels outside every polygon get a class of value 0 called `background`, unless there is a class of value 0, or
     `background` names the one that they shall belong to.
     """
-    keys = set().union(*(file.keys or [1] for file in files))
+    keyed = [
+        file.keys for file in files if file.keys is not None
+    ]  # polygons without a class are of the one that others have
+    keys = set().union(*keyed) if keyed else {1}
     names: list[str | None]
     if all(isinstance(key, int) for key in keys):
         values, names = sorted(map(int, keys)), [None] * len(keys)
@@ -236,7 +240,7 @@ class PolygonLabels:
             with georeference_optional():
                 rasterize(pairs, out=fields, transform=place, all_touched=self._all_touched)
         values = self._values[fields]
-        return fields, values, values >= 0
+        return np.where(values >= 0, fields, UNKNOWN), values, values >= 0
 
 
 def inside_of(polygons: Polygons, scene: Scene) -> PolygonLabels:

@@ -51,6 +51,9 @@ class PolygonLayer:
             lines.append(line)
         if told := self.balance.get("fields"):
             lines.append(f"  {told['seeds']:,} fields told apart; {told['specks']:,} specks are too small to be one")
+            if told["missed"]["area_m2"]:
+                missed = "specks and boundary too far from all fields"
+                lines.append(f"  {missed:<60} {told['missed']['area_m2'] / 1e4:>14,.2f} ha")
         for name, found in self.balance.items():
             if name in _TAKEN_AWAY and (count := found["holes" if name == "filled" else "polygons"]):
                 left = found.get("out_of_layer_m2", 0.0)
@@ -65,7 +68,8 @@ class PolygonLayer:
         """`path`; `polygons`, their count; `gap_pixels` and `overlapping_polygons` among the polygons of all classes,
         background and nodata included; and per class, in `classes`, `value`, `name`, `polygons`, `pixels`,
         `area_by_pixels_m2`, `area_by_polygons_m2` and `difference_m2` (None without a CRS); and `merged`, `dropped`,
-        `filled` and `too_large`, each with how many `polygons` (or `holes`) and `area_m2`."""
+        `filled` and `too_large`, each with how many `polygons` (or `holes`) and `area_m2`; and `fields`, where these were told
+        apart; see `geoseg.vectorise.polygonize_raster`."""
         return {"path": str(self.path), **self.balance}
 
 

@@ -104,6 +104,7 @@ class MapOptions:
             *(one_of(self, name, words) for name, words in (
                 ("blend", Blend), ("tta", TestTimeAugmentation), ("engine", Engine),
             )),
+            Rule("polygons", self.polygons or not self.outlines.fields, "polygons are needed for --fields; leave out --no-polygons"),
             Rule("check_seams", not self.check_seams or self.margin != 0, "a --margin of 1 or more is needed"),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)

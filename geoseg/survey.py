@@ -118,6 +118,8 @@ def survey(
         values = [min(value, 1) for value in values]
     legend = _legend_after(values, pairs, left_out)
     _refuse_strays(candidates, legend, pairs)
+    if options.boundary is not None:
+        _refuse_narrow(candidates, legend, _first_path(pairs), options.boundary)
     return _share_out(pairs, legend, candidates, left_out, stretched)
 
 
@@ -183,6 +185,27 @@ def _refuse_strays(candidates: Sequence[_Candidate], legend: Legend, pairs: Pair
                 )
             warnings.warn(f"{path}: values outside the legend ignored: {listed}", DataWarning, stacklevel=4)
     faults.raise_any()
+
+
+def _refuse_narrow(candidates: Sequence[_Candidate], legend: Legend, path: Path, boundary: int) -> None:
+    """Raise where a boundary leaves no interior of any field, and warn where it leaves little."""
+    found = Counter[int]()
+    for candidate in candidates:
+        found.update(candidate.values)
+    interior = sum(found[legend.values[index]] for index in legend.ground)
+    rim = found[legend.values[legend.boundary]] if legend.boundary is not None else 0
+    if not interior:
+        raise LabelError(
+            f"{path}: no interior of a field is left on any chip; there is no field, or all are narrower than two times the "
+            f"--boundary of {boundary} pixels"
+        )
+    if rim > interior:
+        warnings.warn(
+            f"{path}: {100 * rim / (rim + interior):.0f} % of the fields is boundary, so few will be told apart; use a smaller "
+            f"--boundary, or scenes of smaller pixels",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _share_out(

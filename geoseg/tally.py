@@ -211,8 +211,7 @@ class Tally:
             true, found, overlaps, len(self._legend), self._threshold, len(blocks),
             *(np.searchsorted(blocks, numbers) for numbers in placed),
         )  # fmt: skip
-        if self._legend.background is not None:
-            counts[..., self._legend.background] = 0
+        counts[..., [index for index in range(len(self._legend)) if index not in self._legend.ground]] = 0
         for block, own in zip(blocks.tolist(), counts, strict=True):
             self._count("objects", block, own)
         self._matcher = None

@@ -21,7 +21,7 @@ from geoseg.choices import Connectivity, Format, Rule, Small, at_least, one_of, 
 from geoseg.class_rasters import ClassRows
 from geoseg.components import class_of
 from geoseg.confidence import ConfidenceRaster
-from geoseg.errors import DataWarning, Faults, GeoreferenceError
+from geoseg.errors import DataWarning, Faults, GeoreferenceError, LegendError
 from geoseg.fields import FieldRows, refuse_no_boundary
 from geoseg.files import parse_json
 from geoseg.generalisation import NOTHING, Large, added, fill_holes
@@ -69,6 +69,8 @@ class PolygonOptions:
             Rule("small", self.small != "drop" or bool(self.min_area), "a --min-area is needed with it"),
             one_of(self, "connectivity", Connectivity),
             at_least(self, "min_seed", 1),
+            Rule("connectivity", not self.fields or self.connectivity == 4,
+                 "4 is needed with --fields: two fields that meet in a corner are two"),
             Rule("min_seed", self.fields or self.min_seed == PolygonOptions.min_seed, "--fields is needed with it"),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)
@@ -85,9 +87,13 @@ class PolygonOptions:
 
     def refuse_unfit(self, legend: Legend, name: str) -> None:
         """Raise `LegendError` where a map, called so, does not have the classes that are asked for."""
-        chosen_classes(legend, self.only)
+        chosen = chosen_classes(legend, self.only)
         if self.fields:
             refuse_no_boundary(legend, name)
+            if odd := [legend.names[index] for index in chosen if index not in legend.ground]:
+                raise LegendError(
+                    f"{name}: --only {','.join(odd)} is no class of fields, of which --fields makes polygons; leave it out"
+                )
 
 
 def _is_amount(value: object) -> bool:
@@ -139,9 +145,10 @@ def polygonize_raster(
 
     Returns:
         The balance: `polygons`, `gap_pixels`, `overlapping_polygons`; per class, in `classes`, `value`, `name`,
-        `polygons`, `pixels`, `area_by_pixels_m2` of the raster, `area_by_polygons_m2` and `difference_m2` (None without a
-        CRS); and `merged`, `dropped`, `filled` and `too_large`, each with `polygons` or `holes`, and `area_m2`; with fields
-        told apart also `fields`, with the `seeds` that became one, and `specks` that were too small to.
+        `polygons`, `pixels`, `area_by_pixels_m2` of the raster (of fields with the boundary that was given back to them),
+        `area_by_polygons_m2` and `difference_m2` (None without a CRS); and `merged`, `dropped`, `filled` and `too_large`, each
+        with `polygons` or `holes`, and `area_m2`; with fields told apart also `fields`, with the `seeds` that became one,
+        the `specks` that were too small to, and what of specks and boundary was `missed` by all: `pixels` and `area_m2`.
 
     Raises:
         GeosegError: the rasters cannot be used together, or the disk is full.
@@ -157,12 +164,19 @@ def polygonize_raster(
         )
     with ExitStack() as stack:
         areas, height = PixelAreas(scene), max(_STRIP // scene.width, _LEAST)
-        mapped, counted = ClassRows(scene, stack.enter_context(scene.open()), legend).read, dict[str, Any]()
+        mapped, fields = ClassRows(scene, stack.enter_context(scene.open()), legend).read, None
         if options.fields:
             fields = FieldRows(
-                mapped, scene.height, scene.width, legend, min_seed=options.min_seed, rows=height, progress=progress
+                mapped,
+                scene.height,
+                scene.width,
+                legend,
+                areas,
+                min_seed=options.min_seed,
+                rows=height,
+                progress=progress,
             )
-            mapped, counted = fields.read, {"fields": {"seeds": fields.fields, "specks": fields.specks}}
+            mapped = fields.read
         scores = ConfidenceRaster(confidence, scene, stack) if confidence else None
         layer = stack.enter_context(
             LayerWriter(
@@ -198,7 +212,13 @@ def polygonize_raster(
             progress(stage, bottom, scene.height)
             top = bottom
         layer.finish()
-    facts = balance.facts() | counts | large.counts() | counted
+    facts = balance.facts() | counts | large.counts() | (fields.counts() if fields else {})
+    if fields and not fields.seeds:
+        warnings.warn(
+            f"{scene.path}: no interior of a field has {options.min_seed} pixels; lower --min-seed",
+            DataWarning,
+            stacklevel=2,
+        )
     if not balance.polygons and any(sum(entry.values()) for entry in (counts | large.counts()).values()):
         warnings.warn(
             f"{scene.path}: no polygon is left; --min-area and --max-area are in m2", DataWarning, stacklevel=2

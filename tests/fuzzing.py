@@ -257,7 +257,7 @@ def read_raster(path: Path) -> None:
     if path.suffix != ".vrt":
         read_legend(path)
         raster_legend([path], [0, 1])
-        with open_label_raster(path, whole_scene(path.parent), classes=None, nodata=None) as labels:
+        with open_label_raster(path, whole_scene(path.parent)) as labels:
             labels.read(Window(0, 0, SIZE, SIZE))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scenery import box, one_line_each, write_polygons
 
-from geoseg.errors import GeosegError, LabelError
+from geoseg.errors import DataWarning, GeosegError, LabelError
 from geoseg.field_boundaries import UNKNOWN, find_boundary
 from geoseg.legend import Legend
 from geoseg.tiling import tile
@@ -137,6 +137,71 @@ def test_a_model_of_such_chips_has_the_boundary_in_its_legend(scene, write_scene
     assert (stored["options"]["boundary"], stored["options"]["instances"]) == (2, True)
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.uint64, np.float64])
+def test_numbers_of_fields_may_be_large(mosaic, write_scene, fields, dtype):
+    plain, _ = mosaic(write_scene("numbers.tif", fields), 1, instances=True)
+    large = np.where(fields == 0, 0, fields.astype(np.int64) + (2**31 if dtype is np.uint32 else 2**40)).astype(dtype)
+    found, _ = mosaic(write_scene("large.tif", large), 1, instances=True)
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_zero_is_no_field_also_where_it_is_the_nodata_value_of_the_file(mosaic, write_scene, fields):
+    plain, _ = mosaic(write_scene("numbers.tif", fields), 1, instances=True)
+    found, _ = mosaic(write_scene("nodata.tif", fields, nodata=0), 1, instances=True)
+    np.testing.assert_array_equal(found, plain)
+    unknown, _ = mosaic(write_scene("numbers.tif", fields), 1, instances=True, label_nodata=0)
+    assert not (unknown == 0).any()
+    assert (unknown[20, 57:62] == [1, 1, 1, 255, 255]).all()
+
+
+def test_the_background_may_have_another_value_than_0(mosaic, write_scene, fields):
+    plain, _ = mosaic(write_scene("numbers.tif", fields), 1, instances=True)
+    found, legend = mosaic(write_scene("n.tif", fields), 1, instances=True, classes="7=background,3=field")
+    assert legend.values == (7, 3, 8)
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_a_class_of_value_0_is_a_field_where_another_one_is_the_background(mosaic, write_scene):
+    classes = np.full((SIDE, SIDE), 2, np.uint8)
+    classes[:30, :60], classes[30:60, :60] = 0, 1
+    mask, legend = mosaic(write_scene("c.tif", classes), 1, classes="0=wheat,1=rye,2=rest", background="rest")
+    assert [entry.role for entry in legend] == [None, None, "background", "boundary"]
+    assert (mask[28:32, 10] == [0, 3, 3, 1]).all()
+    assert (mask[20, 58:61] == [0, 3, 2]).all()
+
+
+def test_ground_that_nobody_knows_makes_no_rim_however_it_comes_about(mosaic, write_scene, tmp_path):
+    shapes = [box(0, 0, 30, 60), box(0, 30, 30, 60)]
+    known = write_polygons(tmp_path / "known.gpkg", shapes, kind=["wheat", "wheat"])
+    options = {"class_field": "kind", "classes": "0=background,1=wheat"}
+    mask, _ = mosaic(known, 1, **options)
+    assert (mask[28:31, 10] == [1, 2, 0]).all()
+    mask, _ = mosaic(known, 1, **options, unlabelled="ignore")
+    assert (mask[28:31, 10] == [1, 1, 255]).all()
+    strays = write_polygons(tmp_path / "strays.gpkg", [*shapes, box(30, 0, 9, 60)], kind=["wheat", "wheat", "sand"])
+    with pytest.warns(DataWarning, match="'sand'"):
+        mask, _ = mosaic(strays, 1, **options, other="ignore")
+    assert (mask[28:32, 10] == [1, 1, 255, 255]).all()
+    classes = np.zeros((SIDE, SIDE), np.uint8)
+    classes[:30, :60], classes[30:39, :60] = 1, 9
+    with pytest.warns(DataWarning, match="9 "):
+        mask, _ = mosaic(write_scene("c.tif", classes), 1, classes="0=background,1=wheat", other="ignore")
+    assert (mask[28:32, 10] == [1, 1, 255, 255]).all()
+    assert (mask[39, 10], mask[20, 59]) == (0, 2)
+
+
+def test_fields_that_are_all_boundary_are_refused_and_little_else_is_told(scene, write_scene, tmp_path):
+    numbers = np.kron(np.arange(24 * 24).reshape(24, 24), np.ones((4, 4))).astype(np.int32)
+    numbers[:4] = numbers[-4:] = numbers[:, :4] = numbers[:, -4:] = numbers[36:54, 36:54] = (
+        0  # what is cut off has no rim
+    )
+    labels = write_scene("numbers.tif", numbers)
+    with pytest.raises(LabelError, match=r"no interior of a field is left on any chip.*the --boundary of 2 pixels"):
+        tile(scene, labels=labels, out=tmp_path / "a", chip_size=CHIP, boundary=2, instances=True, block_size=1)
+    with pytest.warns(DataWarning, match=r"7\d % of the fields is boundary"):
+        tile(scene, labels=labels, out=tmp_path / "a", chip_size=CHIP, boundary=1, instances=True, block_size=1)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -145,7 +210,10 @@ def test_a_model_of_such_chips_has_the_boundary_in_its_legend(scene, write_scene
         ({"instances": True}, "--boundary"),
         ({"boundary": 1, "instances": True, "classes": "0=none,1=a,2=b"}, "one class of fields"),
         ({"boundary": 1, "instances": True, "classes": "1=a"}, "one class of fields"),
+        ({"boundary": 1, "instances": True, "background": "field"}, "0 is the background"),
         ({"boundary": 1}, "--instances"),
+        ({"boundary": "1"}, "1 or more"),
+        ({"boundary": 1, "classes": "0=background", "other": "ignore"}, "no class of fields among"),
         ({"boundary": 1, "classes": "0=background,1=a,2=boundary"}, "a boundary is among them"),
     ],
 )
@@ -155,6 +223,13 @@ def test_what_makes_no_boundary_is_refused(scene, write_scene, tmp_path, fields,
         tile(scene, labels=labels, out=tmp_path / "chips", chip_size=CHIP, **options)
     assert any(words in line for line in one_line_each(caught.value))
     assert not (tmp_path / "chips").exists()
+
+
+def test_numbers_below_0_are_refused_where_they_mean_nothing(scene, write_scene, tmp_path, fields):
+    fields[60:70] = -5
+    labels = write_scene("numbers.tif", fields)
+    with pytest.raises(LabelError, match=r"numbers\.tif: the number -5 found; fields are numbered from 1"):
+        tile(scene, labels=labels, out=tmp_path / "chips", chip_size=CHIP, boundary=1, instances=True)
 
 
 def test_polygons_are_fields_without_saying_so(scene, tmp_path):

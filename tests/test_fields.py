@@ -21,9 +21,10 @@ from hypothesis.extra import numpy as npst
 from scenery import box, write_polygons
 
 import geoseg
+import geoseg.evaluation
 from geoseg import fields, vectorise
 from geoseg.components import FIELD, class_of
-from geoseg.errors import InputError, LegendError
+from geoseg.errors import DataWarning, InputError, LegendError, PreflightError
 from geoseg.fields import FieldRows
 from geoseg.legend import LEGEND_TAG, Legend, parse_legend
 from geoseg.polygons import polygonize
@@ -74,8 +75,17 @@ def beside(at: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[tuple[int, i
 
 def rows_of(indices: np.ndarray, legend: Legend, min_seed: int, rows: int) -> FieldRows:
     return FieldRows(
-        lambda first, last: indices[first:last], *indices.shape, legend, min_seed=min_seed, rows=rows, progress=silent
-    )
+        lambda first, last: indices[first:last], *indices.shape, legend, Hundreds(), min_seed=min_seed, rows=rows,
+        progress=silent,
+    )  # fmt: skip
+
+
+class Hundreds:
+    """Areas of pixels, all of them 100 m2."""
+
+    def at(self, col: np.ndarray, row: np.ndarray) -> np.ndarray:
+        assert (row < 10_000).all()
+        return np.full(len(col), 100.0)
 
 
 @given(
@@ -92,7 +102,12 @@ def test_each_pixel_is_what_the_whole_raster_makes_it_wherever_strips_begin(data
         cuts = sorted({0, shape[0], *data.draw(st.lists(st.integers(0, shape[0]), max_size=4))})
         found = [read(first, last) for first, last in pairwise(cuts)]
         np.testing.assert_array_equal(np.concatenate(found), expected)
-        np.testing.assert_array_equal(read(0, shape[0]), expected)  # from the top once more
+        again = rows_of(indices, legend, min_seed, rows)
+        for _ in range(2):  # from the top once more
+            np.testing.assert_array_equal(again.read(0, shape[0]), expected)
+            missed = np.isin(indices, [*legend.ground, legend.boundary]) & (expected < FIELD)
+            told = again.counts()["fields"]["missed"]
+            assert (told["pixels"], told["area_m2"]) == (missed.sum(), 100 * missed.sum())
 
 
 def test_strips_overlap_and_only_what_is_needed_is_kept(rng):
@@ -132,7 +147,7 @@ def test_fields_that_touch_are_polygons_that_share_an_edge(classes: Path, tmp_pa
     assert table.geometry[0].equals(box(2, 2, 16, 13))
     assert table.geometry[1].equals(box(2, 15, 16, 13).difference(box(8, 20, 3, 3)))
     assert shapely.coverage_is_valid(table.geometry.to_numpy())
-    assert layer.balance["fields"] == {"seeds": 2, "specks": 1}
+    assert layer.balance["fields"] == {"seeds": 2, "specks": 1, "missed": {"pixels": 0, "area_m2": 0}}
     assert (layer.balance["gap_pixels"], layer.balance["overlapping_polygons"]) == (0, 0)
     assert layer.balance["classes"][0]["pixels"] == 32 * 13 - 9
     assert "2 fields told apart; 1 specks" in str(layer)
@@ -176,7 +191,6 @@ def test_the_same_polygons_from_any_strips(write_scene: WriteScene, rng: np.rand
                 min_area=2500,
                 min_hole=500,
                 smooth=True,
-                connectivity=8,
             )
             tables.append(read_layer(layer))
     assert len(tables[0]) > 200
@@ -252,9 +266,93 @@ def test_objects_of_polygons_are_the_polygons(write_scene: WriteScene, classes: 
     assert found["under_segmentation"] == 0.5
 
 
-def test_a_smallest_seed_without_fields_is_refused(classes: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--min-seed 5: --fields is needed with it"):
-        polygonize(classes, out=tmp_path / "a.gpkg", min_seed=5)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"min_seed": 5}, "--min-seed 5: --fields is needed with it"),
+        ({"fields": True, "min_seed": 0}, "--min-seed 0: 1 or more is needed"),
+        ({"fields": True, "connectivity": 8}, "--connectivity 8: 4 is needed with --fields"),
+        ({"fields": True, "only": "wheat,boundary"}, "--only boundary is no class of fields"),
+        ({"fields": True, "only": [0]}, "--only background is no class of fields"),
+    ],
+)
+def test_what_does_not_go_with_fields_is_refused(classes: Path, tmp_path: Path, options, words) -> None:
+    with pytest.raises((InputError, LegendError), match=words):
+        polygonize(classes, out=tmp_path / "a.gpkg", **options)
+
+
+def test_fields_are_polygons(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="--polygons False: polygons are needed for --fields"):
+        geoseg.predict(tmp_path / "scene.tif", model=tmp_path, out=tmp_path / "maps", fields=True, polygons=False)
+
+
+def test_seeds_that_are_all_too_small_are_told(classes: Path, tmp_path: Path) -> None:
+    with pytest.warns(DataWarning, match=r"no interior of a field has 1000 pixels; lower --min-seed"):
+        layer = polygonize(classes, out=tmp_path / "a.gpkg", fields=True, min_seed=1000)
+    pixels = 16 * 26 - 9
+    assert layer.balance["fields"] == {
+        "seeds": 0, "specks": 3, "missed": {"pixels": pixels, "area_m2": pytest.approx(100 * pixels, rel=1e-2)},
+    }  # fmt: skip
+    assert "specks and boundary too far from all fields" in str(layer)
+
+
+def test_a_field_grows_sixteen_pixels_and_no_further() -> None:
+    indices = np.full((5, 40), 2, np.uint8)
+    indices[:, :3] = 1
+    labels = rows_of(indices, LEGEND, 1, 5).read(0, 5)
+    assert ((labels >= FIELD).sum(axis=1) == 3 + 16).all()
+    assert (labels[:, 19:] == 0).all()
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """The two fields."""
+    return write_polygons(tmp_path / "truth.gpkg", [box(2, 2, 16, 13), box(2, 15, 16, 13)], kind=["wheat"] * 2)
+
+
+def scores(report: geoseg.evaluation.Evaluation, part: str, name: str) -> dict[str, float]:
+    return next(entry for entry in report.metrics[part]["classes"] if entry["name"] == name)
+
+
+def test_polygons_of_background_are_one_ground(truth: Path, tmp_path: Path) -> None:
+    ground, around = [box(0, 0, 2, 15), box(0, 15, 2, 15)], write_polygons(tmp_path / "aoi.gpkg", [box(0, 0, 20, 30)])
+    shapes = [*gpd.read_file(truth).geometry, *ground]
+    drawn = write_polygons(tmp_path / "drawn.gpkg", shapes, kind=["wheat", "wheat", "background", "background"])
+    for mapped, reference in ((truth, drawn), (drawn, truth)):
+        report = geoseg.evaluate(
+            mapped, reference, class_field="kind", pixel_size=10, out=tmp_path / reference.stem, bootstrap=1, aoi=around
+        )
+        assert scores(report, "boundary", "background")["f1"] == 1
+
+
+def test_classes_that_are_read_as_one_have_no_edges_among_them(truth: Path, tmp_path: Path) -> None:
+    shapes = [*gpd.read_file(truth).geometry, box(18, 0, 2, 15), box(18, 15, 2, 15)]
+    around = write_polygons(tmp_path / "aoi.gpkg", [box(0, 0, 20, 30)])
+    several = write_polygons(tmp_path / "several.gpkg", shapes, kind=["wheat", "wheat", "rye", "oats"])
+    report = geoseg.evaluate(
+        truth, several, class_field="kind", only="wheat", pixel_size=10, out=tmp_path / "r", bootstrap=1,
+        classes="0=background,1=wheat,2=rye,3=oats", aoi=around,
+    )  # fmt: skip
+    assert scores(report, "boundary", "background")["f1"] == 1
+    assert report.metrics["miou"] == 1
+
+
+def test_a_boundary_is_no_object_and_polygons_do_not_have_it(classes: Path, truth: Path, tmp_path: Path) -> None:
+    with pytest.warns(
+        DataWarning, match=r"holds its 'boundary' as a class, which .*truth\.gpkg does not have.*--fields"
+    ):
+        report = geoseg.evaluate(classes, truth, class_field="kind", out=tmp_path / "r", bootstrap=1)
+    assert scores(report, "objects", "boundary")["predicted"] == 0
+    assert scores(report, "objects", "wheat")["predicted"] == 3
+
+
+def test_polygons_without_a_class_are_of_the_one_that_the_map_has(classes: Path, truth: Path, tmp_path: Path) -> None:
+    layer = polygonize(classes, out=tmp_path / "a.gpkg", simplify=0, fields=True)
+    report = geoseg.evaluate(layer, truth, pixel_size=10, out=tmp_path / "r", bootstrap=1)
+    assert scores(report, "objects", "wheat")["f1"] == 1
+    other = write_polygons(tmp_path / "other.gpkg", [box(2, 2, 16, 13)], kind=["Weizen"])
+    with pytest.warns(DataWarning, match=r"no class is in both: .*a\.gpkg has wheat and .*other\.gpkg has Weizen"):
+        geoseg.evaluate(layer, other, class_field="kind", pixel_size=10, out=tmp_path / "s", bootstrap=1)
 
 
 def test_nothing_but_nodata_has_no_fields(write_scene: WriteScene) -> None:

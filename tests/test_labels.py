@@ -36,7 +36,7 @@ def scene(write_scene):
 def read(path, scene: Scene, window: Window | None = None, classes: str | None = None, nodata: int | None = None):
     """Values, with None where they are not known."""
     legend = parse_legend(classes) if classes else None
-    with open_label_raster(path, scene, classes=legend, nodata=nodata) as reader:
+    with open_label_raster(path, scene, meant=legend.values if legend else (), nodata=nodata) as reader:
         values, known = reader.read(window or Window(0, 0, scene.width, scene.height))
     assert (values.dtype, known.dtype) == (np.int32, np.bool_)
     return np.where(known, values.astype(object), None).tolist()
@@ -153,7 +153,7 @@ def test_blocks_that_were_never_written_are_unknown_where_there_is_a_nodata_valu
     with rasterio.open(tmp_path / "l.tif", "w", count=1, dtype=dtype, nodata=nodata, **layout, **place) as dataset:
         dataset.write(np.ones((16, 16), dtype), 1, window=Window(16, 16, 16, 16))
     scene = describe_scene(tmp_path / "l.tif")
-    with open_label_raster(scene.path, scene, classes=None, nodata=None) as reader:
+    with open_label_raster(scene.path, scene) as reader:
         values, known = reader.read(Window(-8, -8, 40, 24))
         assert known[8:, 8:].all() == (nodata is None)
         assert not values[known].any()
