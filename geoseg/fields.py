@@ -65,7 +65,7 @@ class FieldRows:
         objects, self._place = seeds.finish()
         large = objects.pixels >= min_seed
         self._labels = np.where(large, objects.classes + FIELD * np.cumsum(large), 0)
-        self.seeds, self._specks = int(large.sum()), int((~large).sum())
+        self.seeds, self.specks = int(large.sum()), int((~large).sum())
         self._begin()
 
     def counts(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class FieldRows:
             "pixels": self._missed,
             "area_m2": round(self._missed_m2, 3) if math.isfinite(self._missed_m2) else None,
         }
-        return {"fields": {"seeds": self.seeds, "specks": self._specks, "missed": missed}}
+        return {"fields": {"seeds": self.seeds, "specks": self.specks, "missed": missed}}
 
     def _begin(self) -> None:
         self._namer, self._seeded = RunNamer(self._width), 0

@@ -213,15 +213,15 @@ def polygonize_raster(
             top = bottom
         layer.finish()
     facts = balance.facts() | counts | large.counts() | (fields.counts() if fields else {})
-    if fields and not fields.seeds:
+    if fields and fields.specks and not fields.seeds:
         warnings.warn(
-            f"{scene.path}: no interior of a field has {options.min_seed} pixels; lower --min-seed",
+            f"{scene.path.name}: no interior of a field has {options.min_seed} pixels; lower --min-seed",
             DataWarning,
             stacklevel=2,
         )
     if not balance.polygons and any(sum(entry.values()) for entry in (counts | large.counts()).values()):
         warnings.warn(
-            f"{scene.path}: no polygon is left; --min-area and --max-area are in m2", DataWarning, stacklevel=2
+            f"{scene.path.name}: no polygon is left; --min-area and --max-area are in m2", DataWarning, stacklevel=2
         )
     return facts
 
