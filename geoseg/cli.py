@@ -253,6 +253,7 @@ OUTLINES = [
     click.option("--connectivity", type=_choice(choices.Connectivity), default=4, help="8 joins pixels that touch at corners."),
     click.option("--fields", is_flag=True, help="A polygon per field, also where they touch; needs a boundary class."),
     click.option("--min-seed", default=10, help="Pixels of the smallest interior that becomes a field."),
+    click.option("--growth", type=int, help="Pixels that fields grow into the boundary.  [default: 4, or its width in training]"),
 ]  # fmt: skip
 CHIPS = [
     chip_size_option,

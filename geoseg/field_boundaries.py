@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 WIDEST = 16
-"""Pixels of the widest boundary; fields grow as far to take theirs back."""
+"""Pixels of the widest boundary."""
 NO_FIELD, UNKNOWN = 0, -1
 """The number of a field where there is none, and where nobody knows which one it is."""
 

@@ -10,6 +10,7 @@ raster is cut while it is read. A watershed on the probabilities has no such bou
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,14 @@ from geoseg.field_boundaries import WIDEST
 from geoseg.legend import IGNORE, Legend
 from geoseg.progress import Progress
 
-REACH = WIDEST
-"""Pixels that a seed grows, from side to side: what is further off from all of them is no field."""
+GROWTH = 4
+"""Pixels that a seed grows from side to side, where nothing else is said: what networks predict of a rim of one or two pixels."""
+
+
+def growth_for(training: Mapping[str, Any]) -> int:
+    """Pixels that seeds grow on maps of a network, by what its bundle says of the rims that it has learned."""
+    width = training.get("boundary")
+    return max(GROWTH, min(width, WIDEST)) if isinstance(width, int) else GROWTH
 
 
 def refuse_no_boundary(legend: Legend, name: str) -> None:
@@ -44,15 +51,23 @@ class FieldRows:
         legend: its classes, with a boundary.
         areas: of the pixels.
         min_seed: pixels of the smallest seed.
+        growth: pixels that seeds grow.
         rows: rows at a time.
         progress: called after each strip while seeds are looked for.
     """
 
     def __init__(
-        self, read: Read, height: int, width: int, legend: Legend, areas: PixelAreas, *, min_seed: int, rows: int,
-        progress: Progress,
+        self, read: Read, height: int, width: int, legend: Legend, areas: PixelAreas, *, min_seed: int, growth: int,
+        rows: int, progress: Progress,
     ) -> None:  # fmt: skip
-        self._read, self._height, self._width, self._areas, self._rows = read, height, width, areas, rows
+        self._read, self._height, self._width, self._areas, self._growth, self._rows = (
+            read,
+            height,
+            width,
+            areas,
+            growth,
+            rows,
+        )
         self._is_ground, self._is_free = np.zeros((2, IGNORE + 1), bool)
         self._is_ground[list(legend.ground)] = True
         self._is_free[[index for index in (*legend.ground, legend.boundary) if index is not None]] = True
@@ -95,17 +110,19 @@ class FieldRows:
         """Grow the seeds in the next strip, and forget the rows above those that are still needed."""
         top = self._grown_first + len(self._grown)
         bottom = min(top + self._rows, self._height)
-        while self._seeded < min(bottom + REACH, self._height):
+        while self._seeded < min(bottom + self._growth, self._height):
             self._ahead = np.concatenate((self._ahead, self._seed_next()))
         above = top - self._ahead_first
-        grown = grow(self._ahead[: bottom + REACH - self._ahead_first])[above : above + bottom - top]
+        grown = grow(self._ahead[: bottom + self._growth - self._ahead_first], self._growth)[
+            above : above + bottom - top
+        ]
         rows, cols = (missed := grown < 0).nonzero()
         self._missed += len(rows)
         self._missed_m2 += float(self._areas.at(cols, rows + top).sum())
         grown[missed] = self._outside
         kept = max(needed - self._grown_first, 0)
         self._grown, self._grown_first = np.concatenate((self._grown[kept:], grown)), self._grown_first + kept
-        past = max(bottom - REACH - self._ahead_first, 0)
+        past = max(bottom - self._growth - self._ahead_first, 0)
         self._ahead, self._ahead_first = self._ahead[past:], self._ahead_first + past
 
     def _seed_next(self) -> np.ndarray:
@@ -125,11 +142,12 @@ class FieldRows:
         return np.where(self._is_ground[indices], indices, IGNORE).astype(np.uint8)
 
 
-def grow(labels: np.ndarray) -> np.ndarray:
-    """Let fields grow into the free ground beside them, up to `REACH` pixels.
+def grow(labels: np.ndarray, most: int) -> np.ndarray:
+    """Let fields grow into the free ground beside them, `most` pixels at most.
 
     Args:
         labels: (rows, cols) int64; -1 where ground is free, `FIELD` or more for fields, anything between stays.
+        most: pixels from side to side.
 
     Returns:
         Likewise; each free pixel has the label of the field that is nearest by way of free pixels from side to side. Of several
@@ -138,7 +156,7 @@ def grow(labels: np.ndarray) -> np.ndarray:
     grown = np.pad(labels, 1)
     flat, across = grown.reshape(-1), grown.shape[1]
     free = np.flatnonzero(flat == -1)
-    for _ in range(REACH):
+    for _ in range(most):
         beside = np.zeros(len(free), np.int64)
         for step in (across, 1, -1, -across):  # what comes later counts more
             near = flat[free + step]

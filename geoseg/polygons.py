@@ -87,6 +87,7 @@ def polygonize(
     connectivity: Connectivity = 4,
     fields: bool = False,
     min_seed: int = 10,
+    growth: int | None = None,
     confidence: str | Path | None = None,
     format: Format | None = None,
     overwrite: bool = False,
@@ -111,6 +112,7 @@ def polygonize(
         fields: make a polygon of each single field, also where they touch, of a raster with a boundary class between them:
             what a class covers without a break, and of the boundary what is nearest to it, up to 16 pixels.
         min_seed: pixels of the smallest interior that becomes a field; smaller ones go to a field beside them, or to none.
+        growth: pixels that fields grow into the boundary; None for 4.
         confidence: a confidence raster on the same grid, whose mean and 5th percentile in each polygon are written.
         format: `gpkg`, `fgb`, `geojson` or `parquet`; None goes by the suffix of `out`.
         overwrite: replace an earlier output.
@@ -131,7 +133,7 @@ def polygonize(
     if format != "gpkg" and style.resolve() not in {entry.with_suffix(".qml").resolve() for entry in inputs}:
         targets.append(style)
     options = PolygonOptions(
-        only, simplify, smooth, min_area, max_area, min_hole, small, connectivity, fields, min_seed
+        only, simplify, smooth, min_area, max_area, min_hole, small, connectivity, fields, min_seed, growth
     )
     faults = Faults()
     options.refuse_odd(faults)

@@ -72,6 +72,7 @@ def predict(
     connectivity: Connectivity = 4,
     fields: bool = False,
     min_seed: int = 10,
+    growth: int | None = None,
     check_seams: bool = False,
     datetime: str | None = None,
     dask: str | None = None,
@@ -117,6 +118,7 @@ def predict(
         fields: make a polygon of each single field, also where they touch: for models of chips with a boundary; see
             `polygonize`.
         min_seed: pixels of the smallest interior that becomes a field.
+        growth: pixels that fields grow into the boundary; None for 4, or the width of the boundary that the model has learned.
         check_seams: measure how windows disagree along their borders, for the run file.
         datetime: when the scenes were taken, such as 2026-06-30 or 2026-05-01/2026-09-30, for the STAC items; None writes down
             that any time is possible.
@@ -140,7 +142,7 @@ def predict(
     options = MapOptions(
         window, margin, blend, batch_size, tta, engine, threshold, None if aoi is None else str(aoi), confidence,
         probabilities, polygons,
-        PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity, fields, min_seed),
+        PolygonOptions(only, simplify, smooth, min_area, max_area, min_hole, small, connectivity, fields, min_seed, growth),
         check_seams, datetime, dask,
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import geoseg
 from geoseg.bundle import Bundle
 from geoseg.choices import Blend, Engine, Rule, TestTimeAugmentation, at_least, one_of, refuse_odd
 from geoseg.errors import DataWarning, Faults, OutputExistsError
+from geoseg.fields import growth_for
 from geoseg.files import read_json, sha256, stage_occupied, write_json
 from geoseg.grid import Layout
 from geoseg.mapping import MapJob, choose_batch_size, choose_layout
@@ -240,9 +241,12 @@ def publish_map(plan: SceneMap, run: MapRun, began: float, check: SeamCheck | No
             strips.join(layer, staging / names[layer.kind])
         clock.append(time.monotonic())
         if options.polygons:
+            outlines = options.outlines
+            if outlines.fields and outlines.growth is None:
+                outlines = replace(outlines, growth=growth_for(run.bundle.training))
             balance = polygonize_raster(
                 staging / names["classes"], staging / names["confidence"] if options.confidence else None, legend,
-                staging / names["polygons"], options.outlines, progress=run.progress,
+                staging / names["polygons"], outlines, progress=run.progress,
             )  # fmt: skip
         write_styles(legend, staging, names)
         write_map_project(

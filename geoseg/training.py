@@ -314,7 +314,7 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
         "devices": machine.devices, "epochs_run": len(rows), "best_epoch": best + 1,
         "seconds": round(sum(row["seconds"] for row in rows), 1), "versions": _versions(),
         "chips": {split: len(lesson.folder.of(split)) for split in SPLITS}, "chips_sha256": lesson.folder.fingerprint,
-        "ground": lesson.folder.ground("train", "val"),
+        "ground": lesson.folder.ground("train", "val"), "boundary": lesson.folder.facts["options"].get("boundary"),
     }  # fmt: skip
     write_bundle(
         staging, fitted.weights, architecture=lesson.architecture, image=lesson.image, legend=lesson.folder.legend,

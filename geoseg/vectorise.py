@@ -22,7 +22,7 @@ from geoseg.class_rasters import ClassRows
 from geoseg.components import class_of
 from geoseg.confidence import ConfidenceRaster
 from geoseg.errors import DataWarning, Faults, GeoreferenceError, LegendError
-from geoseg.fields import FieldRows, refuse_no_boundary
+from geoseg.fields import GROWTH, FieldRows, refuse_no_boundary
 from geoseg.files import parse_json
 from geoseg.generalisation import NOTHING, Large, added, fill_holes
 from geoseg.legend import PROVENANCE_TAG, Legend
@@ -56,6 +56,7 @@ class PolygonOptions:
     connectivity: Connectivity = 4
     fields: bool = False
     min_seed: int = 10
+    growth: int | None = None
 
     def refuse_odd(self, faults: Faults) -> None:
         """Collect what is out of its range."""
@@ -71,6 +72,8 @@ class PolygonOptions:
             at_least(self, "min_seed", 1),
             Rule("connectivity", not self.fields or self.connectivity == 4,
                  "4 is needed with --fields: two fields that meet in a corner are two"),
+            at_least(self, "growth", 1),
+            Rule("growth", self.fields or self.growth is None, "--fields is needed with it"),
             Rule("min_seed", self.fields or self.min_seed == PolygonOptions.min_seed, "--fields is needed with it"),
         ]  # fmt: skip
         refuse_odd(self, rules, faults)
@@ -173,6 +176,7 @@ def polygonize_raster(
                 legend,
                 areas,
                 min_seed=options.min_seed,
+                growth=options.growth or GROWTH,
                 rows=height,
                 progress=progress,
             )

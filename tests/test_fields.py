@@ -22,10 +22,10 @@ from scenery import box, write_polygons
 
 import geoseg
 import geoseg.evaluation
-from geoseg import fields, vectorise
+from geoseg import vectorise
 from geoseg.components import FIELD, class_of
 from geoseg.errors import DataWarning, InputError, LegendError, PreflightError
-from geoseg.fields import FieldRows
+from geoseg.fields import GROWTH, FieldRows, growth_for
 from geoseg.legend import LEGEND_TAG, Legend, parse_legend
 from geoseg.polygons import polygonize
 from geoseg.progress import silent
@@ -73,10 +73,10 @@ def beside(at: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[tuple[int, i
             yield at[0] + row, at[1] + col
 
 
-def rows_of(indices: np.ndarray, legend: Legend, min_seed: int, rows: int) -> FieldRows:
+def rows_of(indices: np.ndarray, legend: Legend, min_seed: int, rows: int, growth: int = GROWTH) -> FieldRows:
     return FieldRows(
-        lambda first, last: indices[first:last], *indices.shape, legend, Hundreds(), min_seed=min_seed, rows=rows,
-        progress=silent,
+        lambda first, last: indices[first:last], *indices.shape, legend, Hundreds(), min_seed=min_seed, growth=growth,
+        rows=rows, progress=silent,
     )  # fmt: skip
 
 
@@ -89,25 +89,24 @@ class Hundreds:
 
 
 @given(
-    st.data(), st.integers(1, 5), st.integers(1, 4), st.sampled_from([LEGEND, parse_legend("4=wheat,2=boundary,5=rye")])
-)
-def test_each_pixel_is_what_the_whole_raster_makes_it_wherever_strips_begin(data, rows, min_seed, legend):
+    st.data(), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3),
+    st.sampled_from([LEGEND, parse_legend("4=wheat,2=boundary,5=rye")]),
+)  # fmt: skip
+def test_each_pixel_is_what_the_whole_raster_makes_it_wherever_strips_begin(data, rows, min_seed, growth, legend):
     shape = data.draw(st.tuples(st.integers(1, 14), st.integers(1, 9)))
     some = st.sampled_from([*range(len(legend)), *[legend.boundary] * 3, 255])
     indices = data.draw(npst.arrays(np.uint8, shape, elements=some, fill=st.nothing()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fields, "REACH", 2)
-        expected = plainly(indices, legend, min_seed, 2)
-        read = rows_of(indices, legend, min_seed, rows).read
-        cuts = sorted({0, shape[0], *data.draw(st.lists(st.integers(0, shape[0]), max_size=4))})
-        found = [read(first, last) for first, last in pairwise(cuts)]
-        np.testing.assert_array_equal(np.concatenate(found), expected)
-        again = rows_of(indices, legend, min_seed, rows)
-        for _ in range(2):  # from the top once more
-            np.testing.assert_array_equal(again.read(0, shape[0]), expected)
-            missed = np.isin(indices, [*legend.ground, legend.boundary]) & (expected < FIELD)
-            told = again.counts()["fields"]["missed"]
-            assert (told["pixels"], told["area_m2"]) == (missed.sum(), 100 * missed.sum())
+    expected = plainly(indices, legend, min_seed, growth)
+    read = rows_of(indices, legend, min_seed, rows, growth).read
+    cuts = sorted({0, shape[0], *data.draw(st.lists(st.integers(0, shape[0]), max_size=4))})
+    found = [read(first, last) for first, last in pairwise(cuts)]
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    again = rows_of(indices, legend, min_seed, rows, growth)
+    for _ in range(2):  # from the top once more
+        np.testing.assert_array_equal(again.read(0, shape[0]), expected)
+        missed = np.isin(indices, [*legend.ground, legend.boundary]) & (expected < FIELD)
+        told = again.counts()["fields"]["missed"]
+        assert (told["pixels"], told["area_m2"]) == (missed.sum(), 100 * missed.sum())
 
 
 def test_strips_overlap_and_only_what_is_needed_is_kept(rng):
@@ -117,7 +116,7 @@ def test_strips_overlap_and_only_what_is_needed_is_kept(rng):
     for top in range(0, 290, 7):
         np.testing.assert_array_equal(rows.read(max(top - 5, 0), top + 10), whole[max(top - 5, 0) : top + 10])
         assert len(rows._grown) <= 10 + 5 + 16
-        assert len(rows._ahead) <= 2 * fields.REACH + 2 * 16
+        assert len(rows._ahead) <= 2 * GROWTH + 2 * 16
 
 
 @pytest.fixture
@@ -224,6 +223,7 @@ def test_scenes_become_fields(write_scene: WriteScene, tmp_path: Path, rng: np.r
     assert set(table["class_name"]) == {"field"}
     assert found.facts["polygons"]["fields"]["seeds"] == len(table) > 1
     assert found.facts["options"]["fields"] is True
+    assert geoseg.info(tmp_path / "model").to_dict()["training"]["boundary"] == 1
     hectares = found.facts["polygons"]["classes"][0]["area_by_polygons_m2"] / 1e4
     assert re.search(rf"{len(table)} fields of field, with their boundary +{hectares:.1f} ha", str(found))
     again = polygonize(
@@ -270,6 +270,8 @@ def test_objects_of_polygons_are_the_polygons(write_scene: WriteScene, classes: 
     ("options", "words"),
     [
         ({"min_seed": 5}, "--min-seed 5: --fields is needed with it"),
+        ({"growth": 5}, "--growth 5: --fields is needed with it"),
+        ({"fields": True, "growth": 0}, "--growth 0: 1 or more is needed"),
         ({"fields": True, "min_seed": 0}, "--min-seed 0: 1 or more is needed"),
         ({"fields": True, "connectivity": 8}, "--connectivity 8: 4 is needed with --fields"),
         ({"fields": True, "only": "wheat,boundary"}, "--only boundary is no class of fields"),
@@ -296,12 +298,30 @@ def test_seeds_that_are_all_too_small_are_told(classes: Path, tmp_path: Path) ->
     assert "specks and boundary too far from all fields" in str(layer)
 
 
-def test_a_field_grows_sixteen_pixels_and_no_further() -> None:
+@pytest.mark.parametrize(("growth", "pixels"), [(None, 4), (1, 1), (16, 16)])
+def test_a_field_grows_so_far_and_no_further(write_scene: WriteScene, tmp_path: Path, growth, pixels) -> None:
     indices = np.full((5, 40), 2, np.uint8)
     indices[:, :3] = 1
-    labels = rows_of(indices, LEGEND, 1, 5).read(0, 5)
-    assert ((labels >= FIELD).sum(axis=1) == 3 + 16).all()
-    assert (labels[:, 19:] == 0).all()
+    path = write_scene("a.tif", indices)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**{LEGEND_TAG: json.dumps(LEGEND.to_list())})
+    layer = polygonize(path, out=tmp_path / "a.gpkg", simplify=0, fields=True, growth=growth)
+    assert read_layer(layer).geometry[0].equals(box(0, 0, 5, 3 + pixels))
+
+
+@pytest.mark.parametrize(
+    ("told", "growth"),
+    [
+        ({}, 4),
+        ({"boundary": None}, 4),
+        ({"boundary": 2}, 4),
+        ({"boundary": 7}, 7),
+        ({"boundary": 10**9}, 16),
+        ({"boundary": "7"}, 4),
+    ],
+)
+def test_fields_grow_as_far_as_the_boundary_was_wide_in_training(told, growth) -> None:
+    assert growth_for(told) == growth
 
 
 @pytest.fixture
