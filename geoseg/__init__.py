@@ -13,10 +13,12 @@ Each command is a function of the same name with the same options:
     card          what a model is, for people and catalogues
     info, check   what a file is; what would go wrong
 
+`geoseg.plot` draws chips, curves and maps.
+
 A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
 import one another:
 
-    floor 4   cli __main__
+    floor 4   cli __main__; plot notebook
     floor 3   tiling training prediction polygons evaluation sampling suggestion exporting cataloguing describing checking
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging standalone interchange deepness
@@ -27,7 +29,7 @@ import one another:
               trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report model_card stac disturbances robustness studies acquisition
     floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split footprints
-    floor 0   errors extras choices named_parts progress interruption pipeline legend spec grid metrics intervals
+    floor 0   errors extras choices display named_parts progress interruption pipeline legend spec grid metrics intervals
               calibration comparison area_estimation field_boundaries files
 """
 
@@ -66,6 +68,7 @@ __all__ = [
     "export",
     "info",
     "parse_legend",
+    "plot",
     "polygonize",
     "predict",
     "sample",
@@ -75,6 +78,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from geoseg import plot
     from geoseg.cataloguing import card
     from geoseg.checking import check
     from geoseg.describing import info
@@ -93,6 +97,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for (PEP 562), so that importing geoseg does not import torch."""
+    if name == "plot":
+        return import_module("geoseg.plot")
     if name in _HOMES:
         value = getattr(import_module(f"geoseg.{_HOMES[name]}"), name)
         globals()[name] = value

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 import geoseg
+from geoseg.display import Displayed
 from geoseg.errors import FormatError, InputError, MissingFileError, ModelError
 from geoseg.files import from_json, read_json, sha256, write_json
 from geoseg.legend import Legend
@@ -20,13 +21,15 @@ from geoseg.spec import ImageSpec
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
+HISTORY = "history.csv"
+CURVES = "curves.png"
 _FORMAT = 1
 _MARGIN, _FURTHEST = 64, 1024
 _AT_ODDS = 0.01
 
 
-@dataclass(frozen=True)
-class Bundle:
+@dataclass(frozen=True, repr=False)
+class Bundle(Displayed):
     """A trained model on disk.
 
     Attributes:

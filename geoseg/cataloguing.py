@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.bundle import Bundle, open_bundle
+from geoseg.display import Displayed
 from geoseg.errors import DataWarning, Faults, FormatError, MismatchError
 from geoseg.files import read_json, refuse_existing, stage, write_json
 from geoseg.model_card import write_card
@@ -17,8 +18,8 @@ from geoseg.stac import model_item, parse_time
 CARD, ITEM = "model_card.md", "model_stac.json"
 
 
-@dataclass(frozen=True)
-class ModelCard:
+@dataclass(frozen=True, repr=False)
+class ModelCard(Displayed):
     """A model card and a STAC item that were written.
 
     Attributes:

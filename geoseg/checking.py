@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from geoseg.choices import Other, SplitBy, Unlabelled
+from geoseg.display import Displayed
 from geoseg.errors import Faults, GeosegError, GeosegWarning
 from geoseg.pairs import TileOptions
 from geoseg.polygon_labels import read_polygons
@@ -24,8 +25,8 @@ from geoseg.scenes import Scene
 from geoseg.survey import Plan, survey
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, repr=False)
+class Check(Displayed):
     """What stands in the way of `tile` or `predict`, and what they would do.
 
     Attributes:

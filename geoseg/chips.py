@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 import geoseg
+from geoseg.display import Displayed
 from geoseg.errors import FormatError, InputError, RasterError
 from geoseg.files import from_json, read_json
 from geoseg.legend import IGNORE, Legend
@@ -64,8 +65,8 @@ class Chip:
         return f"{self.split}/masks/{self.name}.tif"
 
 
-@dataclass(frozen=True)
-class ChipFolder:
+@dataclass(frozen=True, repr=False)
+class ChipFolder(Displayed):
     """A finished chip folder.
 
     Attributes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.chips import INDEX, open_chips
+from geoseg.display import Displayed
 from geoseg.errors import FormatError, MissingFileError
 from geoseg.files import read_json
 from geoseg.labels import read_legend
@@ -15,8 +16,8 @@ from geoseg.legend import Legend
 from geoseg.scenes import Scene, describe_scene
 
 
-@dataclass(frozen=True)
-class Description:
+@dataclass(frozen=True, repr=False)
+class Description(Displayed):
     """What a file or folder is.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import Any
 
 from geoseg.assessment import Yardstick
 from geoseg.choices import Precision, SplitName, Unlabelled
+from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError
 from geoseg.files import refuse_existing, stage, write_json
 from geoseg.map_pairs import PairOptions, open_pair
@@ -21,8 +22,8 @@ from geoseg.studies import FILES, REPORT, GroundStudy, Study, open_point_study
 from geoseg.trials import PairTrial, Trial, open_chip_trial
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Displayed):
     """Scores of a model on chips, or of a map against a reference or points.
 
     Attributes:

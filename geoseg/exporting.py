@@ -15,6 +15,7 @@ import geoseg
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.choices import ExportFormat, Program, Rule, at_least, one_of, refuse_odd
 from geoseg.deepness import UNIT, deepness_facts
+from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError, ModelError
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.interchange import INPUT, OUTPUT, Runner, open_onnx, open_openvino, write_onnx, write_openvino
@@ -30,8 +31,8 @@ _LARGEST = 8192
 """Rows of a window: larger ones hardly fit into the memory of any program that runs them."""
 
 
-@dataclass(frozen=True)
-class ExportedModel:
+@dataclass(frozen=True, repr=False)
+class ExportedModel(Displayed):
     """A network that was written for other programs.
 
     Attributes:

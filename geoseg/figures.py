@@ -1,23 +1,50 @@
-"""Figures: curves of a training run, and what a report shows of a map."""
+"""What pictures are made of: the curves of a training run, and bands stretched for the eye."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from geoseg.spec import ImageSpec
+from geoseg.styles import colour_bands
 
-def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+
+def stretched(bands: np.ndarray, valid: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Bands as a picture, white where they are not valid.
+
+    Args:
+        bands: (1 or 3, rows, cols) of any dtype.
+        valid: (rows, cols) bool.
+        limits: of each band, what becomes black and what becomes full colour.
+
+    Returns:
+        (rows, cols, 3) uint8.
+    """
+    layers = []
+    for pixels, (low, high) in zip(bands, limits, strict=True):
+        shares = (np.nan_to_num(pixels.astype(np.float64)) - low) / max(high - low, 1e-9)
+        layers.append(np.where(valid, np.clip(shares, 0, 1) * 255, 255).astype(np.uint8))
+    return np.stack(layers if len(layers) == 3 else layers * 3, axis=-1)
+
+
+def chip_picture(image: ImageSpec, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """A chip (bands, rows, cols), in true colours where its bands tell them, stretched by what the training chips hold."""
+    shown = colour_bands(image.names)
+    facts = [image.bands[position].statistics for position in shown]
+    return stretched(pixels[list(shown)], valid, [(told.p1, told.p99) for told in facts])
+
+
+def draw_curves(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
     """Draw loss and IoU over the epochs of a training run.
 
     Args:
+        figure: an empty one.
         rows: of `geoseg.learning.History`.
-        path: a staged .png.
     """
     epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(10, 4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for name, label in (("train_loss", "training"), ("val_loss", "validation")):
         if name in rows[0]:
@@ -37,4 +64,3 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     scores.set(xlabel="epoch", ylabel="IoU", ylim=(0, 1), title="IoU on the validation chips")
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from geoseg.display import Displayed
 from geoseg.errors import LegendError, without_controls
 from geoseg.files import parse_json
 
@@ -22,6 +23,8 @@ IGNORE = 255
 
 MAX_VALUE = 65535
 
+CLASS_NAME = "class_name"
+"""The column of polygon files written by geoseg that tells the class."""
 LEGEND_TAG = "GEOSEG_LEGEND"
 """GeoTIFF tag of a class raster that holds `Legend.to_list()` as JSON."""
 MODEL_TAG = "GEOSEG_MODEL_SHA256"
@@ -29,9 +32,11 @@ MODEL_TAG = "GEOSEG_MODEL_SHA256"
 PROVENANCE_TAG = "GEOSEG_PROVENANCE"
 """GeoTIFF tag of a map's rasters that holds what they were made of and with, as JSON."""
 
+_BY_NAME = ""
+"""The role of a class of which nothing is said but its name."""
+
 # Paul Tol's "muted" and "light" schemes (personal.sron.nl/~pault): told apart by colour-blind readers; gold first, since
 # the first class that is not background is mostly the cultivated one.
-_BY_NAME = ""  # the role of a class of which nothing is said but its name
 _COLOURS = (
     "#e5b52a", "#117733", "#88ccee", "#cc6677", "#332288", "#aa4499", "#44aa99", "#999933", "#882255", "#ee8866",
     "#bbcc33", "#77aadd", "#ffaabb", "#99ddff", "#aaaa00", "#eedd88",
@@ -57,8 +62,8 @@ class LegendClass:
     role: Role | None = None
 
 
-@dataclass(frozen=True)
-class Legend:
+@dataclass(frozen=True, repr=False)
+class Legend(Displayed):
     """The classes of a map, in the order of their class indices 0..n-1.
 
     Raises:

@@ -21,7 +21,7 @@ from geoseg.errors import DataWarning, GeosegError, InputError, LegendError
 from geoseg.grid import grid
 from geoseg.ground import MapPair
 from geoseg.labels import LabelReader, is_vector, open_label_raster, raster_legend, read_legend
-from geoseg.legend import MAX_VALUE, Legend, LegendClass, parse_legend
+from geoseg.legend import CLASS_NAME, MAX_VALUE, Legend, LegendClass, parse_legend
 from geoseg.polygon_labels import PolygonLabels, Polygons, inside_of, polygon_legend, read_polygons
 from geoseg.predictor import SHARE_STEPS
 from geoseg.raster import open_raster
@@ -30,8 +30,6 @@ from geoseg.vector import open_layer
 from geoseg.vectorise import chosen_classes
 
 _BLOCK = 2048
-_CLASS_NAME = "class_name"
-"""The column that tells the class in geoseg's own polygon files."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def _merge_others(legend: Legend, only: str | Sequence[str | int] | None) -> tup
 def _own_field(path: Path) -> str | None:
     """The class column of a polygon file written by geoseg, which needs no naming."""
     try:
-        return _CLASS_NAME if is_vector(path) and _CLASS_NAME in open_layer(path).fields else None
+        return CLASS_NAME if is_vector(path) and CLASS_NAME in open_layer(path).fields else None
     except GeosegError:
         return None  # read_polygons says what is wrong
 

@@ -28,7 +28,7 @@ from geoseg.errors import DiskError, InputError
 from geoseg.extras import refuse_missing
 from geoseg.files import remove_with_journals
 from geoseg.geopackage import append_layer, check_layer, embed_provenance, embed_style, writing_layer
-from geoseg.legend import Legend
+from geoseg.legend import CLASS_NAME, Legend
 from geoseg.sweep import Finished
 
 LAYER = "polygons"
@@ -72,7 +72,7 @@ def polygon_table(
     columns = {
         "id": np.arange(first_id, first_id + len(start)),
         "class_value": np.array(legend.values)[classes],
-        "class_name": np.array(legend.names, object)[classes],
+        CLASS_NAME: np.array(legend.names, object)[classes],
         "area_m2": area,
         "area_ha": area / 1e4,
         "perimeter_m": perimeter,

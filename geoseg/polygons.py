@@ -10,6 +10,7 @@ from typing import Any
 
 from geoseg.choices import Connectivity, Format, Small
 from geoseg.class_rasters import find_legend
+from geoseg.display import Displayed
 from geoseg.errors import Faults
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.polygon_layer import find_format
@@ -26,8 +27,8 @@ _TAKEN_AWAY = {
 }
 
 
-@dataclass(frozen=True)
-class PolygonLayer:
+@dataclass(frozen=True, repr=False)
+class PolygonLayer(Displayed):
     """A polygon layer that was written.
 
     Attributes:

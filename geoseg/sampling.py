@@ -12,6 +12,7 @@ import numpy as np
 
 from geoseg.area_estimation import allocate, sample_size
 from geoseg.class_map import MapClasses, open_class_map
+from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError, LegendError
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.legend import Legend
@@ -20,8 +21,8 @@ from geoseg.raster import bounded_cache
 from geoseg.reference_points import draw_points, write_points
 
 
-@dataclass(frozen=True)
-class PointSample:
+@dataclass(frozen=True, repr=False)
+class PointSample(Displayed):
     """A points file that was written.
 
     Attributes:

@@ -18,6 +18,7 @@ import torch
 import geoseg
 from geoseg.bundle import Bundle
 from geoseg.choices import Blend, Engine, Rule, TestTimeAugmentation, at_least, one_of, refuse_odd
+from geoseg.display import Displayed
 from geoseg.errors import DataWarning, Faults, OutputExistsError
 from geoseg.fields import growth_for
 from geoseg.files import read_json, sha256, stage_occupied, write_json
@@ -36,8 +37,8 @@ from geoseg.vectorise import PolygonOptions, layer_style, polygonize_raster
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class ScenePrediction:
+@dataclass(frozen=True, repr=False)
+class ScenePrediction(Displayed):
     """The map of one scene.
 
     Attributes:

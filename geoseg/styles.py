@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from rasterio.enums import ColorInterp, MaskFlags
 
-from geoseg.legend import Legend
+from geoseg.legend import CLASS_NAME, Legend
 from geoseg.raster import open_raster
 from geoseg.remote import LOCAL, Access
 
@@ -58,7 +58,7 @@ def polygon_style(legend: Legend) -> str:
     A polygon of a class that is not in `legend` is not drawn.
     """
     root = ElementTree.Element("qgis", version=QGIS_VERSION)
-    renderer = add_element(root, "renderer-v2", type="categorizedSymbol", attr="class_name", symbollevels=0)
+    renderer = add_element(root, "renderer-v2", type="categorizedSymbol", attr=CLASS_NAME, symbollevels=0)
     categories, symbols = add_element(renderer, "categories"), add_element(renderer, "symbols")
     for index, entry in enumerate(legend):
         add_element(categories, "category", render="true", symbol=index, value=entry.name, label=entry.name)

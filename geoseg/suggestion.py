@@ -15,6 +15,7 @@ from geoseg.acquisition import Survey, choose_windows, describe_window, doubt
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.chips import FOOTPRINTS, INDEX
 from geoseg.choices import Precision
+from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError, LabelError
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.grid import grid
@@ -32,8 +33,8 @@ _LEAST_VALID = 0.5
 _HALF = 0.5  # of a window labelled, from which on it is
 
 
-@dataclass(frozen=True)
-class Suggestion:
+@dataclass(frozen=True, repr=False)
+class Suggestion(Displayed):
     """Windows to label next.
 
     Attributes:

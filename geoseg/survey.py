@@ -13,6 +13,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from geoseg.chips import Chip, left_out_lines, outside_lines, split_counts, split_lines
+from geoseg.display import Displayed
 from geoseg.errors import DataWarning, Faults, LabelError, SplitError
 from geoseg.grid import chip_windows
 from geoseg.labels import raster_legend
@@ -23,8 +24,8 @@ from geoseg.scenes import Scene
 from geoseg.split import Footprint, Split, parse_ratio, split_chips
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Displayed):
     """What `tile` will write.
 
     Attributes:

@@ -13,8 +13,9 @@ from typing import Any
 
 import lightning
 import torch
+from matplotlib.figure import Figure
 
-from geoseg.bundle import CARD, WEIGHTS, Bundle, open_bundle, write_bundle
+from geoseg.bundle import CARD, CURVES, HISTORY, WEIGHTS, Bundle, open_bundle, write_bundle
 from geoseg.checkpoints import LAST, PREVIOUS
 from geoseg.chips import ChipFolder
 from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling
@@ -31,8 +32,6 @@ from geoseg.reach import measure_reach
 from geoseg.split import SPLITS
 
 _REACH_CHIPS = 6
-HISTORY = "history.csv"
-CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 _PLAN = "run.json"
@@ -306,7 +305,9 @@ def _earlier_files(out: Path) -> list[str]:
 def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> None:
     plan, rows = lesson.plan, fitted.rows
     _write_history(staging / HISTORY, rows)
-    draw_curves(rows, staging / CURVES)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    draw_curves(figure, rows)
+    figure.savefig(staging / CURVES, dpi=120)
     best = fitted.best
     facts = {
         "recipe": plan.recipe_name, **plan.recipe.to_dict(), "init": plan.init and Path(plan.init).name,

@@ -18,6 +18,7 @@ from geoseg.chips import Chip, ChipFolder, read_image
 from geoseg.choices import Precision
 from geoseg.devices import precision_name
 from geoseg.errors import DataWarning, FormatError, InputError, MismatchError
+from geoseg.figures import chip_picture
 from geoseg.files import from_json, sha256
 from geoseg.ground import SQUARE, Ground, MapPair, Place, chip_ground
 from geoseg.labels import read_model_sha256
@@ -26,7 +27,6 @@ from geoseg.pictures import open_samples
 from geoseg.place_layer import Outline
 from geoseg.predictor import Predictor
 from geoseg.scenes import describe_scene
-from geoseg.styles import colour_bands
 
 _SHARED = 0.01
 """Share of a scene above which it lies on known ground: neighbours on grids of different CRSs overlap a little."""
@@ -132,13 +132,7 @@ class ChipTrial:
 
     def picture(self, place: Place) -> np.ndarray:
         pixels, valid = read_image(self.folder.path / self._by_name[place.name].image)
-        shown = colour_bands(self.folder.image.names)
-        layers = []
-        for position in shown if len(shown) == 3 else shown * 3:
-            facts = self.folder.image.bands[position].statistics
-            stretched = (pixels[position].astype(np.float64) - facts.p1) / max(facts.p99 - facts.p1, 1e-9)
-            layers.append(np.where(valid, np.clip(np.nan_to_num(stretched), 0, 1) * 255, 255).astype(np.uint8))
-        return np.stack(layers, axis=-1)
+        return chip_picture(self.folder.image, pixels, valid)
 
     def outline(self, place: Place) -> Outline:
         scene = describe_scene(self.folder.path / self._by_name[place.name].image)
