@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 # No model hub is asked for anything.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-all test-oldest lint clean
+.PHONY: help demo docs test test-all test-oldest lint clean
 
 help:
 	@echo "make demo      train on the sample scene, map another one, and say how good the map is (minutes)"
+	@echo "make docs      the site, in build/docs"
 	@echo "make test      linters, types, and every test but the slow ones"
 	@echo "make test-oldest  the same tests with the oldest versions of all libraries that are allowed"
 	@echo "make test-all  the slow tests as well; with GEOSEG_REAL_DATA=FOLDER those on real scenes"
@@ -29,6 +30,9 @@ demo: $(VENV)/installed
 	$(BIN)/geoseg evaluate demo/predictions/scene_to_predict_classes.tif sample_data/labels_to_predict.gpkg \
 	    --class-field class --out demo/map_report
 	$(BIN)/python docs/draw_demo.py demo
+
+docs: $(VENV)/installed
+	$(BIN)/sphinx-build -W -b html docs build/docs
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -52,4 +56,4 @@ test-all: lint
 	$(BIN)/pytest
 
 clean:
-	rm -rf $(VENV) $(OLDEST) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

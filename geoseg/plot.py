@@ -34,7 +34,7 @@ from geoseg.scenes import describe_scene
 from geoseg.styles import colour_bands
 from geoseg.vector import open_layer
 
-_UNKNOWN = "#ebebeb"
+_UNKNOWN = "#ffffff"
 _MOST_PIXELS = 1000
 """Of a side of a map: what it has more is left out."""
 _MOST_POLYGONS = 20_000
@@ -58,7 +58,7 @@ def chips(folder: ChipFolder | str | PathLike[str], *, split: SplitName = "train
         count: how many chips, 1 or more; all where there are fewer.
 
     Returns:
-        A figure with two rows of axes; ground that is not known, or not valid, is light grey in the masks.
+        A figure with two rows of axes; ground that is not known, or not valid, is white in the masks.
 
     Raises:
         InputError: no chip in this split, or a count below 1.

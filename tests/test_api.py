@@ -39,7 +39,7 @@ except SystemExit as end:
 
 
 def test_the_public_names():
-    assert sorted(geoseg.__all__) == sorted([*FUNCTIONS, *TYPES])
+    assert sorted(geoseg.__all__) == sorted([*FUNCTIONS, *TYPES, "plot"])
     assert set(geoseg.__all__) <= set(dir(geoseg))
 
 
@@ -54,7 +54,8 @@ def test_a_lazy_name_is_the_thing_itself(name):
 def test_type_checkers_see_the_same_names():
     (block,) = [node for node in ast.parse(inspect.getsource(geoseg)).body if isinstance(node, ast.If)]
     seen = {(alias.name, node.module) for node in block.body for alias in node.names}  # type: ignore[attr-defined]
-    assert seen == {(name, getattr(geoseg, name).__module__) for name in geoseg.__all__}
+    things = {name: getattr(geoseg, name) for name in geoseg.__all__}
+    assert seen == {(name, getattr(thing, "__module__", "geoseg")) for name, thing in things.items()}
 
 
 def test_an_unknown_name_is_an_attribute_error():
