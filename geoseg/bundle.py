@@ -105,7 +105,7 @@ class Bundle(Displayed):
                 f"  classes    {self.legend}",
                 *([f"  threshold  {self.threshold:g}"] if self.one_channel else []),
                 f"  epochs     best {self.training.get('best_epoch', '?')} of {self.training.get('epochs_run', '?')}",
-                *(f"  val {name:<6} {value:.3f}" for name, value in self.metrics.items() if isinstance(value, float)),
+                *(f"  val {name:<20} {value:.3f}" for name, value in self.metrics.items() if isinstance(value, float)),
                 f"  weights    {self.weights_sha256[:16]}",
             ]
         )
