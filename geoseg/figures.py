@@ -1,4 +1,4 @@
-"""What pictures are made of: the curves of a training run, and bands stretched for the eye."""
+"""What pictures are made of: bands stretched for the eye, classes in their colours, the curves of a training run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from geoseg.legend import IGNORE, Legend
 from geoseg.spec import ImageSpec
 from geoseg.styles import colour_bands
 
@@ -28,6 +29,13 @@ def stretched(bands: np.ndarray, valid: np.ndarray, limits: Sequence[tuple[float
         shares = (np.nan_to_num(pixels.astype(np.float64)) - low) / max(high - low, 1e-9)
         layers.append(np.where(valid, np.clip(shares, 0, 1) * 255, 255).astype(np.uint8))
     return np.stack(layers if len(layers) == 3 else layers * 3, axis=-1)
+
+
+def coloured(indices: np.ndarray, legend: Legend, unknown: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
+    """Class indices (rows, cols) to the colours of their classes, (rows, cols, 3) uint8; 255 becomes `unknown`."""
+    palette = np.full((IGNORE + 1, 3), unknown, np.uint8)
+    palette[: len(legend)] = [tuple(bytes.fromhex(entry.colour[1:])) for entry in legend]
+    return palette[indices]
 
 
 def chip_picture(image: ImageSpec, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from geoseg.chips import Chip, ChipFolder, open_chips
 from geoseg.choices import SplitName
 from geoseg.class_rasters import find_legend
 from geoseg.errors import InputError, MissingFileError
-from geoseg.figures import chip_picture, draw_curves, stretched
+from geoseg.figures import chip_picture, coloured, draw_curves, stretched
 from geoseg.legend import CLASS_NAME, IGNORE, Legend
 from geoseg.predictor import SHARE_STEPS
 from geoseg.raster import open_raster, reading
@@ -34,7 +34,6 @@ from geoseg.scenes import describe_scene
 from geoseg.styles import colour_bands
 from geoseg.vector import open_layer
 
-_UNKNOWN = "#ffffff"
 _MOST_PIXELS = 1000
 """Of a side of a map: what it has more is left out."""
 _MOST_POLYGONS = 20_000
@@ -130,7 +129,7 @@ def prediction(
     style: dict[str, Any] = {"extent": (0, facts.width, facts.height, 0), "interpolation": "nearest"}
     values, known = _read_small(path, Resampling.nearest)
     indices = np.where(known, legend.to_indices(np.where(known, values[0], 0).astype(np.int64)), IGNORE)
-    axes["classes"].imshow(_coloured(indices, legend), **style)
+    axes["classes"].imshow(coloured(indices, legend), **style)
     if "confidence" in axes:
         steps, known = _read_small(confidence, Resampling.average)
         shades = np.ma.masked_array(steps[0] / SHARE_STEPS, ~known)
@@ -151,18 +150,10 @@ def prediction(
 def _draw_chip(above: Any, below: Any, folder: ChipFolder, chip: Chip) -> None:
     pixels, valid, mask = folder.read(chip)
     above.imshow(chip_picture(folder.image, pixels, valid))
-    below.imshow(_coloured(mask, folder.legend), interpolation="nearest")
+    below.imshow(coloured(mask, folder.legend), interpolation="nearest")
     above.set_title(chip.name, fontsize=7)
     for axes in (above, below):
         axes.set_axis_off()
-
-
-def _coloured(indices: np.ndarray, legend: Legend) -> np.ndarray:
-    """Class indices (rows, cols) to colours (rows, cols, 3) uint8."""
-    palette = np.empty((IGNORE + 1, 3), np.uint8)
-    palette[:] = tuple(bytes.fromhex(_UNKNOWN[1:]))
-    palette[: len(legend)] = [tuple(bytes.fromhex(entry.colour[1:])) for entry in legend]
-    return palette[indices]
 
 
 def _name_classes(figure: Figure, legend: Legend) -> None:

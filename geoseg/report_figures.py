@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 
+from geoseg.figures import coloured
 from geoseg.legend import IGNORE, Legend
 from geoseg.tally import View, Visit
 
@@ -111,14 +112,13 @@ def gallery_row(view: View, legend: Legend, picture: np.ndarray | None) -> list[
     """What a place looks like: captions, and images as data addresses."""
     counted = (view.reference != IGNORE) & (view.predicted != IGNORE)
     wrong = counted & (view.reference != view.predicted)
-    palette = np.full((IGNORE + 1, 3), _UNKNOWN, np.uint8)
-    palette[: len(legend)] = [tuple(bytes.fromhex(entry.colour[1:])) for entry in legend]
-    base = picture if picture is not None else palette[view.reference]
+    reference, predicted = (coloured(indices, legend, _UNKNOWN) for indices in (view.reference, view.predicted))
+    base = picture if picture is not None else reference
     errors = np.where(counted[..., None], 255 - (255 - base.mean(axis=-1, keepdims=True)) * 0.5, _UNKNOWN)
     errors = np.where(wrong[..., None], _WRONG, errors).astype(np.uint8)
     shown = [] if picture is None else [("image", _address(picture, "jpeg"))]
     return [
-        *shown, ("reference", _address(palette[view.reference], "png")), ("map", _address(palette[view.predicted], "png")),
+        *shown, ("reference", _address(reference, "png")), ("map", _address(predicted, "png")),
         ("errors", _address(errors, "png")),
     ]  # fmt: skip
 
