@@ -7,8 +7,11 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
-from geoseg.bundle import open_bundle
+import torch
+
+from geoseg.bundle import Bundle, open_bundle
 from geoseg.choices import (
     Blend,
     Connectivity,
@@ -31,7 +34,7 @@ from geoseg.inference import read_probe
 from geoseg.mapping import choose_batch_size, choose_window, predict_strips
 from geoseg.maps import all_names
 from geoseg.merging import create_merger
-from geoseg.polygon_labels import read_polygons
+from geoseg.polygon_labels import Polygons, read_polygons
 from geoseg.predictor import Predictor, choose_threshold, create_predictors
 from geoseg.preflight import match_model, match_values, preflight_scenes
 from geoseg.progress import Progress, silent
@@ -39,6 +42,7 @@ from geoseg.raster import bounded_cache
 from geoseg.reach import COARSEST
 from geoseg.remote import Access
 from geoseg.scene_maps import MapOptions, MapRun, SceneMap, ScenePrediction, find_earlier, publish_map, run_file
+from geoseg.scenes import Scene
 from geoseg.seams import SeamCheck
 from geoseg.vectorise import PolygonOptions
 
@@ -146,69 +150,20 @@ def predict(
         check_seams, datetime, dask,
     )  # fmt: skip
     inputs = [scenes] if isinstance(scenes, str | Path) else list(scenes)
-    faults, area = Faults(), None
-    options.refuse_odd(faults)
-    odd = bool(faults.errors)
-    with faults.collect():
-        bundle = open_bundle(model)
-        with faults.collect():
-            options.outlines.refuse_unfit(bundle.legend, str(model))
-        with faults.collect():
-            choose_threshold(bundle, threshold)
-        if not odd and (core := choose_window(bundle, window, margin)[0]) % COARSEST:
-            warnings.warn(
-                f"--window {window}: cores of {core} pixels, less the margins, are no multiple of {COARSEST}, so the coarse cells of "
-                f"the network lie differently in each window; seams may show",
-                MismatchWarning,
-                stacklevel=2,
-            )
-    with faults.collect():
-        if dask is not None and (device != "auto" or check_seams):
-            option = "--check-seams" if check_seams else f"--device {device}"
-            raise InputError(
-                f"{option}: not with --dask, where each worker takes the device that it finds; leave it out"
-            )
-        devices = choose_devices("cpu" if dask is not None and engine == "openvino" else device)
-    with faults.collect():
-        area = read_polygons(Path(aoi)) if aoi is not None else None
-    access = Access(remote=allow_remote, vrt=allow_vrt)
-    found = preflight_scenes(inputs, stack=stack, access=access, faults=faults)
-    for scene in found:
-        targets = [Path(out) / name for name in all_names(scene.name)]
-        with faults.collect():
-            refuse_inputs(targets, scene.paths)
-            # Where a run goes on, the map of a scene may be whole.
-            refuse_existing(targets, overwrite or (resume and run_file(scene, Path(out)).exists()))
-        if area is not None:
-            with faults.collect():
-                area.near(scene)
-    faults.raise_any()
-    for scene in found:
-        with faults.collect():
-            match_values(scene, bundle.image, match_model(scene, bundle.image, bands))
-            options.layout(scene, bundle)
-        with faults.collect():
-            if polygons:
-                options.outlines.refuse_unmeasured(scene)
-    faults.raise_any()
+    checked = _check(
+        inputs, model, Path(out), options, bands=bands, device=device, stack=stack,
+        access=Access(remote=allow_remote, vrt=allow_vrt), resume=resume, overwrite=overwrite,
+    )  # fmt: skip
     if dask is not None:
         refuse_unreachable(dask)
     with bounded_cache(), occupy(out):
-        predictors: Sequence[Predictor] = []
-        if dask is None or engine != "torch":
-            predictors = create_predictors(
-                bundle, devices, precision=precision, tta=tta, threshold=threshold, engine=engine,
-                probe=lambda: read_probe(
-                    found[0], match_model(found[0], bundle.image, bands), options.layout(found[0], bundle),
-                    choose_batch_size(batch_size, devices[0], options.layout(found[0], bundle)),
-                ),
-            )  # fmt: skip
-        dtype = predictors[0].dtype if predictors else choose_precision(devices[0], precision)
+        predictors, dtype = _start(checked, options, bands, precision)
         run = MapRun(
-            bundle, predictors, precision_name(dtype), area, Path(out), options, time.monotonic() - started, resume,
-            overwrite, progress,
+            checked.bundle, predictors, precision_name(dtype), checked.area, Path(out), options,
+            time.monotonic() - started, resume, overwrite, progress,
         )  # fmt: skip
-        maps = [SceneMap.of(scene, match_model(scene, bundle.image, bands), run) for scene in found]
+        maps = [SceneMap.of(scene, match_model(scene, run.bundle.image, bands), run) for scene in checked.scenes]
+        faults = Faults()
         earlier = [find_earlier(plan, run, faults) for plan in maps]
         faults.raise_any()
         whole = [prediction for prediction in earlier if prediction]
@@ -219,6 +174,90 @@ def predict(
             raise SomeScenesError([*whole, *some.made], some.failed) from None
         order = {prediction.path: prediction for prediction in [*whole, *made]}
         return [order[run.out / plan.names["classes"]] for plan in maps]
+
+
+class _Checked(NamedTuple):
+    """What a run needs, after all was looked at that shows a fault before work begins."""
+
+    bundle: Bundle
+    devices: Sequence[torch.device]
+    area: Polygons | None
+    scenes: Sequence[Scene]
+
+
+def _check(
+    inputs: Sequence[str | Path], model: str | Path, out: Path, options: MapOptions, *,
+    bands: str | Sequence[int | str] | None, device: str, stack: bool, access: Access, resume: bool, overwrite: bool,
+) -> _Checked:  # fmt: skip
+    """Find all faults of options, model, device, area and scenes, and raise them together."""
+    faults, area, dask = Faults(), None, options.dask
+    options.refuse_odd(faults)
+    odd = bool(faults.errors)
+    with faults.collect():
+        bundle = open_bundle(model)
+        with faults.collect():
+            options.outlines.refuse_unfit(bundle.legend, str(model))
+        with faults.collect():
+            choose_threshold(bundle, options.threshold)
+        if not odd:
+            _warn_of_window(bundle, options)
+    with faults.collect():
+        if dask is not None and (device != "auto" or options.check_seams):
+            option = "--check-seams" if options.check_seams else f"--device {device}"
+            raise InputError(
+                f"{option}: not with --dask, where each worker takes the device that it finds; leave it out"
+            )
+        devices = choose_devices("cpu" if dask is not None and options.engine == "openvino" else device)
+    with faults.collect():
+        area = read_polygons(Path(options.aoi)) if options.aoi is not None else None
+    scenes = preflight_scenes(inputs, stack=stack, access=access, faults=faults)
+    for scene in scenes:
+        targets = [out / name for name in all_names(scene.name)]
+        with faults.collect():
+            refuse_inputs(targets, scene.paths)
+            # Where a run goes on, the map of a scene may be whole.
+            refuse_existing(targets, overwrite or (resume and run_file(scene, out).exists()))
+        if area is not None:
+            with faults.collect():
+                area.near(scene)
+    faults.raise_any()
+    for scene in scenes:
+        with faults.collect():
+            match_values(scene, bundle.image, match_model(scene, bundle.image, bands))
+            options.layout(scene, bundle)
+        with faults.collect():
+            if options.polygons:
+                options.outlines.refuse_unmeasured(scene)
+    faults.raise_any()
+    return _Checked(bundle, devices, area, scenes)
+
+
+def _warn_of_window(bundle: Bundle, options: MapOptions) -> None:
+    core = choose_window(bundle, options.window, options.margin)[0]
+    if core % COARSEST:
+        warnings.warn(
+            f"--window {options.window}: cores of {core} pixels, less the margins, are no multiple of {COARSEST}, so the coarse "
+            f"cells of the network lie differently in each window; seams may show",
+            MismatchWarning,
+            stacklevel=4,
+        )
+
+
+def _start(
+    checked: _Checked, options: MapOptions, bands: str | Sequence[int | str] | None, precision: Precision
+) -> tuple[Sequence[Predictor], torch.dtype]:
+    """The networks on their devices, and what they compute in; on a cluster the workers have them."""
+    bundle, devices, first = checked.bundle, checked.devices, checked.scenes[0]
+    if options.dask is not None and options.engine == "torch":
+        return [], choose_precision(devices[0], precision)
+    predictors = create_predictors(
+        bundle, devices, precision=precision, tta=options.tta, threshold=options.threshold, engine=options.engine,
+        probe=lambda: read_probe(
+            first, match_model(first, bundle.image, bands), options.layout(first, bundle),
+            choose_batch_size(options.batch_size, devices[0], options.layout(first, bundle)),
+        ),
+    )  # fmt: skip
+    return predictors, predictors[0].dtype
 
 
 def _predict_here(maps: Sequence[SceneMap], run: MapRun) -> list[ScenePrediction]:
