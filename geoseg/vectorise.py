@@ -170,16 +170,9 @@ def polygonize_raster(
         mapped, fields = ClassRows(scene, stack.enter_context(scene.open()), legend).read, None
         if options.fields:
             fields = FieldRows(
-                mapped,
-                scene.height,
-                scene.width,
-                legend,
-                areas,
-                min_seed=options.min_seed,
-                growth=options.growth or GROWTH,
-                rows=height,
-                progress=progress,
-            )
+                mapped, scene.height, scene.width, legend, areas, min_seed=options.min_seed,
+                growth=options.growth or GROWTH, rows=height, progress=progress,
+            )  # fmt: skip
             mapped = fields.read
         scores = ConfidenceRaster(confidence, scene, stack) if confidence else None
         layer = stack.enter_context(
@@ -217,17 +210,22 @@ def polygonize_raster(
             top = bottom
         layer.finish()
     facts = balance.facts() | counts | large.counts() | (fields.counts() if fields else {})
-    if fields and fields.specks and not fields.seeds:
-        warnings.warn(
-            f"{scene.path.name}: no interior of a field has {options.min_seed} pixels; lower --min-seed",
-            DataWarning,
-            stacklevel=2,
-        )
-    if not balance.polygons and any(sum(entry.values()) for entry in (counts | large.counts()).values()):
-        warnings.warn(
-            f"{scene.path.name}: no polygon is left; --min-area and --max-area are in m2", DataWarning, stacklevel=2
-        )
+    _warn_of_nothing(scene.path.name, facts, options)
     return facts
+
+
+def _warn_of_nothing(name: str, facts: dict[str, Any], options: PolygonOptions) -> None:
+    """Where an option has left nothing over."""
+    fields = facts.get("fields", {"seeds": 0, "specks": 0})
+    if fields["specks"] and not fields["seeds"]:
+        _warn(f"{name}: no interior of a field has {options.min_seed} pixels; lower --min-seed")
+    taken = [facts[kind] for kind in ("merged", "dropped", "filled", "too_large")]
+    if not facts["polygons"] and any(sum(entry.values()) for entry in taken):
+        _warn(f"{name}: no polygon is left; --min-area and --max-area are in m2")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)
 
 
 def _provenance(classes: Path, options: PolygonOptions) -> dict[str, Any]:
