@@ -335,7 +335,10 @@ def scores(report: geoseg.evaluation.Evaluation, part: str, name: str) -> dict[s
 
 
 def test_polygons_of_background_are_one_ground(truth: Path, tmp_path: Path) -> None:
-    ground, around = [box(0, 0, 2, 15), box(0, 15, 2, 15)], write_polygons(tmp_path / "aoi.gpkg", [box(0, 0, 20, 30)])
+    ground, around = (
+        [box(18, 0, 40, 15), box(18, 15, 40, 15)],
+        write_polygons(tmp_path / "aoi.gpkg", [box(0, 0, 58, 30)]),
+    )
     shapes = [*gpd.read_file(truth).geometry, *ground]
     drawn = write_polygons(tmp_path / "drawn.gpkg", shapes, kind=["wheat", "wheat", "background", "background"])
     for mapped, reference in ((truth, drawn), (drawn, truth)):
@@ -346,8 +349,8 @@ def test_polygons_of_background_are_one_ground(truth: Path, tmp_path: Path) -> N
 
 
 def test_classes_that_are_read_as_one_have_no_edges_among_them(truth: Path, tmp_path: Path) -> None:
-    shapes = [*gpd.read_file(truth).geometry, box(18, 0, 2, 15), box(18, 15, 2, 15)]
-    around = write_polygons(tmp_path / "aoi.gpkg", [box(0, 0, 20, 30)])
+    shapes = [*gpd.read_file(truth).geometry, box(18, 0, 40, 15), box(18, 15, 40, 15)]
+    around = write_polygons(tmp_path / "aoi.gpkg", [box(0, 0, 58, 30)])
     several = write_polygons(tmp_path / "several.gpkg", shapes, kind=["wheat", "wheat", "rye", "oats"])
     report = geoseg.evaluate(
         truth, several, class_field="kind", only="wheat", pixel_size=10, out=tmp_path / "r", bootstrap=1,
