@@ -29,7 +29,8 @@ from geoseg.cli import cli
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = Path(geoseg.__file__).parent
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+PAGES = [README, CHINESE, *sorted(DOCS.glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 # Keys of these are the user's own words, or are documented where the mapping itself comes from.
@@ -128,6 +129,24 @@ def test_links_lead_somewhere(page):
         linked = page.parent / path if path else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_chinese_readme_has_the_commands_pictures_and_links_of_the_english_one():
+    for language in ("sh", "python"):
+        english, chinese = (
+            [_without_comments(block) for block in blocks(page, language)] for page in (README, CHINESE)
+        )
+        assert english == chinese
+    english, chinese = (re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")) for page in (README, CHINESE))
+    assert (english.pop(0), chinese.pop(0)) == (CHINESE.name, README.name)
+    assert sorted(english) == sorted(chinese)
+    levels = [re.findall(r"^#+(?= )", page.read_text(encoding="utf-8"), re.MULTILINE) for page in (README, CHINESE)]
+    assert levels[0] == levels[1]
+
+
+def _without_comments(code: str) -> str:
+    """Code as it is run; none of ours has a `#` but before a comment."""
+    return re.sub(r"[ \t]*#.*", "", code)
 
 
 def test_every_page_is_in_the_index():
