@@ -29,7 +29,8 @@ from geoseg.cli import cli
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = Path(geoseg.__file__).parent
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+PAGES = [README, CHINESE, *sorted(DOCS.glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 # Keys of these are the user's own words, or are documented where the mapping itself comes from.
@@ -128,6 +129,24 @@ def test_links_lead_somewhere(page):
         linked = page.parent / path if path else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_chinese_readme_has_the_commands_pictures_and_links_of_the_english_one():
+    for language in ("sh", "python"):
+        english, chinese = (
+            [_without_comments(block) for block in blocks(page, language)] for page in (README, CHINESE)
+        )
+        assert english == chinese
+    english, chinese = (re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")) for page in (README, CHINESE))
+    assert (english.pop(0), chinese.pop(0)) == (CHINESE.name, README.name)
+    assert sorted(english) == sorted(chinese)
+    levels = [re.findall(r"^#+(?= )", page.read_text(encoding="utf-8"), re.MULTILINE) for page in (README, CHINESE)]
+    assert levels[0] == levels[1]
+
+
+def _without_comments(code: str) -> str:
+    """Code as it is run; none of ours has a `#` but before a comment."""
+    return re.sub(r"[ \t]*#.*", "", code)
 
 
 def test_every_page_is_in_the_index():
@@ -404,3 +423,55 @@ def test_every_promise_names_tests_that_are_there():
         for file, test in named:
             assert not test or f"\ndef {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, test)
             assert (ROOT / "tests" / file).exists()
+
+
+_VALUE = "\0"
+"""Stands for what differs from run to run in the text of an f-string."""
+
+
+def spoken_texts(source: str) -> list[str]:
+    """The texts of a module: strings and f-strings, `_VALUE` for what is put into these; without docstrings."""
+    tree = ast.parse(source)
+    skipped = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    skipped |= {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    texts = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else _VALUE for part in node.values]
+            texts.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in skipped:
+            texts.append(node.value)
+    return texts
+
+
+def is_said(quote: str, texts: list[str]) -> bool:
+    """Whether one of the texts holds a quoted line, whose `...` stand for at least one value each."""
+    pattern = f".*{_VALUE}.*".join(re.escape(part) for part in quote.split("..."))
+    return any(re.search(pattern, text, re.DOTALL) for text in texts)
+
+
+def quoted_lines() -> list[str]:
+    """The lines that the troubleshooting page explains."""
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    return re.findall(r"^\*\*`(.+)`\*\*$", text, re.MULTILINE)
+
+
+def test_every_line_of_the_troubleshooting_page_is_said_by_the_code():
+    modules = [*PACKAGE.glob("*.py"), *(ROOT / "qgis_plugin" / "geoseg_processing").glob("*.py")]
+    texts = [text for path in modules for text in spoken_texts(path.read_text(encoding="utf-8"))]
+    quotes = quoted_lines()
+    assert len(quotes) >= 60
+    assert len(set(quotes)) == len(quotes)
+    assert [quote for quote in quotes if not is_said(quote, texts)] == []
+
+
+def test_a_line_that_no_code_says_is_found_out():
+    texts = spoken_texts('''def warn(path, size):
+    """Say: gone for good."""
+    return f"{path}: {size} bytes found, " "which is too few; fetch it again"
+''')
+    assert is_said("bytes found, which is too few", texts)
+    assert is_said("... bytes found, which is too few; fetch it", texts)
+    assert not is_said("bytes found, which is too many", texts)
+    assert not is_said("bytes ... which", texts)  # no value stands there
+    assert not is_said("gone for good", texts)  # a docstring is said to nobody
