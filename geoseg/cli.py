@@ -114,10 +114,17 @@ def _lines(error: Exception) -> str:
 def _warnings_shown(bar: _Bar, verbose: bool, strict: bool) -> Iterator[None]:
     """Show each warning of geoseg once, or raise it; those of the libraries only to those who ask."""
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
+    said = set[str]()
+
+    def say(message: Warning | str, *_: Any) -> None:
+        if str(message) not in said:  # Python's own memory of what was said is lost whenever a filter changes
+            said.add(str(message))
+            bar.say(f"Warning: {message}")
+
     with warnings.catch_warnings():
         warnings.simplefilter("default" if verbose else "ignore")
-        warnings.simplefilter("error" if strict else "once", GeosegWarning)
-        warnings.showwarning = lambda message, *_: bar.say(f"Warning: {message}")
+        warnings.simplefilter("error" if strict else "always", GeosegWarning)
+        warnings.showwarning = say  # type: ignore[assignment]
         yield
 
 

@@ -77,7 +77,7 @@ def driver_of(path: Path, *, vrt: bool = False) -> str:
     if start.lstrip()[:4] == b"<VRT":
         if vrt:
             return "VRT"
-        found, way_out = "a VRT, which may point anywhere", ", or allow a scene to be one with --allow-vrt"
+        found, way_out = "a VRT, which may point anywhere", "; predict and check read one as a scene with --allow-vrt"
     raise RasterError(
         f"{path}: a GeoTIFF, JPEG 2000, PNG or JPEG is needed, found {found}; "
         f"convert it with: gdal_translate IN OUT.tif{way_out}"

@@ -108,7 +108,9 @@ def local_or_remote(entry: str | Path) -> Path | RemoteFile:
 def refuse_remote(source: RemoteFile, access: Access) -> None:
     """Raise `RasterError` unless addresses are allowed."""
     if not access.remote:
-        raise RasterError(f"{source}: an address on the network; allow it with --allow-remote, or download the file")
+        raise RasterError(
+            f"{source}: an address on the network; download the file, or let predict and check read it with --allow-remote"
+        )
 
 
 def network(source: Path | RemoteFile, access: Access) -> AbstractContextManager[Any]:

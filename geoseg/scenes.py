@@ -136,7 +136,7 @@ class Scene:
             return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True) if self.crs else None
         except pyproj.exceptions.ProjError as error:
             raise GeoreferenceError(
-                f"{self.path}: its CRS cannot be placed on the earth ({error}); name the right one with: gdal_edit -a_srs"
+                f"{self.path}: its CRS cannot be placed on the earth ({error}); name the right one with: gdal_edit.py -a_srs"
             ) from error
 
     def to_dict(self) -> dict[str, Any]:

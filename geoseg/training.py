@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -208,6 +209,12 @@ def _refuse_empty(folder: ChipFolder) -> None:
             raise InputError(
                 f"{folder.path}: no labelled pixel in the {split} chips; cut them from other scenes or labels"
             )
+    told = [folder.legend.names[index] for index in np.flatnonzero(folder.class_pixels("train"))]
+    if len(told) == 1:
+        raise InputError(
+            f"{folder.path}: the training chips hold nothing but {told[0]}, so there is nothing to tell it from; tile with "
+            f"--unlabelled background, or with labels of more classes"
+        )
     if not folder.of("train"):
         raise InputError(f"{folder.path}: no training chips found; cut them with another --split")
     if not folder.of("val"):

@@ -85,7 +85,7 @@ class PolygonOptions:
             if getattr(self, name) and not scene.pixel_area_m2(centre):
                 raise GeoreferenceError(
                     f"{scene.path}: no CRS with a place on the Earth, so --{name.replace('_', '-')} in m2 has no meaning; "
-                    "leave it out, or name the CRS with: gdal_edit -a_srs"
+                    "leave it out, or name the CRS with: gdal_edit.py -a_srs"
                 )
 
     def refuse_unfit(self, legend: Legend, name: str) -> None:

@@ -115,7 +115,7 @@ def test_a_thread_reads_with_the_same_settings(server, web_scene):
 
 @pytest.mark.parametrize("access", [LOCAL, VRT])
 def test_an_address_that_is_not_allowed_is_not_asked(server, web_scene, access):
-    with pytest.raises(RasterError, match=r"127\.0\.0\.1.*allow it with --allow-remote") as caught:
+    with pytest.raises(RasterError, match=r"127\.0\.0\.1.*let predict and check read it with --allow-remote") as caught:
         find_scenes([f"{server.url}/{web_scene[0]}?signature=secret"], access=access)
     one_line_each(caught.value)
     assert "secret" not in str(caught.value)

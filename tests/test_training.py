@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scenery import box, write_polygons
 
 import geoseg
 from geoseg import checkpoints, fcn, fitting
@@ -568,3 +569,14 @@ def test_a_recipe_is_that_of_its_source_and_trains(chips, tmp_path, monkeypatch,
     assert torch.isfinite(next(iter(made.network().parameters()))).all()
     losses = [float(row.split(",")[1]) for row in (made.path / "history.csv").read_text().splitlines()[1:]]
     assert np.isfinite(losses).all()
+
+
+def test_one_class_is_nothing_to_learn(write_scene, rng, tmp_path):
+    scene = write_scene("scene.tif", rng.integers(1, 99, (2, 64, 64), dtype=np.uint8))
+    labels = write_polygons(tmp_path / "fields.gpkg", [box(0, 0, 64, 40)])
+    chips = geoseg.tile(scene, labels=labels, out=tmp_path / "chips", chip_size=8, block_size=1, unlabelled="ignore")
+    with pytest.raises(
+        InputError, match=r"chips: the training chips hold nothing but class_1.*--unlabelled background"
+    ):
+        geoseg.train(chips, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
