@@ -20,9 +20,9 @@ html_show_sourcelink = False
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+default_role = "code"  # what stands between single backticks in a docstring
 maximum_signature_line_length = 80
-# The docstrings name exceptions and types in passing; they are no links.
-suppress_warnings = ["myst.strikethrough"]
 
 
 def _add_contents(app, page, source):
