@@ -127,7 +127,7 @@ def class_totals(scene: Scene, legend: Legend, strips: Strips) -> list[dict[str,
             "name": entry.name,
             "pixels": int(count),
             "share": round(int(count) / valid, 6),
-            "area_ha": round(float(area) / 1e4, 4) if scene.crs else None,
+            "area_ha": round(float(area) / 1e4, 4) if scene.pixel_size_m else None,
         }
         for entry, count, area in zip(legend, pixels, areas, strict=True)
     ]

@@ -448,3 +448,12 @@ def test_a_map_without_a_pixel_is_warned_of(world, write_scene):
     write_scene("empty.tif", np.zeros((3, 90, 90), np.uint8), nodata=0)
     with pytest.warns(DataWarning, match=r"empty\.tif: no pixel holds data; the map is empty"):
         predict(world, "out", "empty.tif")
+
+
+def test_no_area_is_told_where_the_crs_is_not_that_of_the_coordinates(world):
+    with rasterio.open(world / "scene.tif", "r+") as scene:
+        scene.crs = "EPSG:4326"
+    with pytest.warns(DataWarning, match="no area can be told"):
+        made, _ = predict(world, "out")
+    assert {entry["area_ha"] for entry in made.classes} == {None}
+    assert " ha" not in str(made)
