@@ -23,7 +23,7 @@ from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling
 from geoseg.devices import choose_device, choose_precision, precision_name
 from geoseg.errors import DataWarning, Faults, GeosegError, InputError, LearningError, ModelError, OutputExistsError
 from geoseg.figures import draw_curves
-from geoseg.files import refuse_existing, stage, write_json
+from geoseg.files import publish, refuse_existing, stage, write_json
 from geoseg.fitting import Fitted, Machine, fit
 from geoseg.learning import SegmentationTask
 from geoseg.pictures import open_samples
@@ -258,7 +258,8 @@ def _fit(
     try:
         while True:
             plan, folder = lesson.plan, lesson.folder
-            write_json(checkpoints / _PLAN, plan.to_dict(folder))
+            with publish(checkpoints / _PLAN, overwrite=True) as partial:  # another run may look at it at any moment
+                write_json(partial, plan.to_dict(folder))
             network = lesson.network(blank=resumed)
             task = SegmentationTask(network, lesson.loss, folder.legend, plan.recipe, plan.seed)
             try:
