@@ -129,7 +129,7 @@ class MapJob:
         files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in scene.paths]
         plan = {
             "version": geoseg.__version__,
-            "scene": [str(scene.path), scene.height, scene.width, files],
+            "scene": [scene.name, scene.height, scene.width, files],
             "bands": self.sources,
             "model": self.bundle.weights_sha256,
             "grid": self.layout,

@@ -9,14 +9,12 @@ import csv
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import resource
 import signal
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,20 +23,13 @@ import numpy as np
 import pyogrio
 import rasterio
 from affine import Affine
+from nursery import nursery
 
 import geoseg
 from geoseg.interruption import listen
 
 SIZE = 160
 _TIMES = frozenset({"seconds", "versions", "date"})  # what another run may say otherwise
-
-
-_LOADED = (
-    "geoseg.prediction", "geoseg.training", "geoseg.evaluation", "geoseg.tiling", "geoseg.polygons", "geoseg.sampling",
-    "geoseg.suggestion", "geoseg.exporting", "geoseg.cataloguing", "geoseg.engines", "segmentation_models_pytorch",
-    "lightning.pytorch", "pyarrow.parquet",
-)  # fmt: skip
-"""What a command may import before it begins."""
 
 
 class Command(NamedTuple):
@@ -187,13 +178,6 @@ def _timeless(value: Any) -> Any:
 # --- attacks
 
 
-def nursery() -> Any:
-    """Where processes come from that have everything loaded, but nothing begun."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["farm", *_LOADED])
-    return context
-
-
 def attempt(farm: Path, name: str, out: Path, again: dict[str, Any], limit: int | None, told: Any) -> None:
     """Run a command; the body of a process.
 
@@ -205,8 +189,6 @@ def attempt(farm: Path, name: str, out: Path, again: dict[str, Any], limit: int 
         limit: bytes that a file may have, where the system shall refuse more.
         told: takes the error as kind and text, or two empty texts.
     """
-    for module in _LOADED:  # where another test began the server of processes, nothing is
-        import_module(module)
     import torch
 
     signal.signal(signal.SIGINT, signal.default_int_handler)

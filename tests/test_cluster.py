@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -10,13 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from nursery import nursery
 from rasterio.windows import Window
 from scenery import box, write_polygons
 
@@ -41,8 +40,7 @@ RASTERS = ("classes", "confidence", "probabilities")
 
 def start_cluster(workers: int):
     # Both workers are copies of one process, so that torch is imported once.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["distributed", "geoseg.cluster"])
-    forkserver.ensure_running()
+    nursery()
     dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     return distributed.LocalCluster(
         n_workers=workers, processes=True, threads_per_worker=1, dashboard_address=":0", silence_logs=50

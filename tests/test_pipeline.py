@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import geopandas as gpd
@@ -136,7 +137,7 @@ def test_polygons_cover_what_the_raster_covers(world, mapped):
     assert table["pixels"].sum() == crop.sum()
     assert (burnt == crop).mean() > 0.97
     assert table["confidence"].between(0.5, 1).all()
-    with sqlite3.connect(mapped.outputs["polygons"]) as database:
+    with closing(sqlite3.connect(mapped.outputs["polygons"])) as database, database:
         assert database.execute("SELECT useAsDefault FROM layer_styles").fetchone() == (1,)
 
 

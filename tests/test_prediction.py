@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import time
 from dataclasses import replace
@@ -16,6 +15,7 @@ import rasterio
 import rasterio.shutil
 import shapely
 import torch
+from nursery import nursery
 
 import geoseg
 from geoseg.bundle import open_bundle, write_bundle
@@ -133,6 +133,17 @@ def test_a_scene_that_has_changed_is_not_taken_up(world):
         predict(world, "cut", resume=True)
 
 
+def test_a_scene_is_the_same_however_its_path_is_spelled(world, monkeypatch):
+    _, expected = predict(world, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "cut", progress=StopAfter(11, KeyboardInterrupt()))
+    monkeypatch.chdir(world)
+    assert predict(Path(), "cut", resume=True)[1] == expected
+    made = (world / "cut" / "scene_classes.tif").stat().st_mtime_ns
+    predict(Path("../", world.name), "cut", resume=True)
+    assert (world / "cut" / "scene_classes.tif").stat().st_mtime_ns == made  # a whole map is left alone
+
+
 def test_there_need_be_nothing_to_take_up(world):
     assert predict(world, "fresh", resume=True)[1] == predict(world, "whole")[1]
 
@@ -150,8 +161,7 @@ def test_a_run_that_was_killed_thirty_times_goes_on_to_the_same_bytes(world, rng
     started = time.monotonic()
     _, expected = predict(world, "whole", **KILLED, overwrite=True)
     seconds, taken_up = time.monotonic() - started, 0
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["geoseg.prediction", "geoseg.engines"])
+    context = nursery()
     for _ in range(30):
         child = context.Process(target=run_to_be_killed, args=(world,))
         child.start()

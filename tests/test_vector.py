@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_a_pipeline_is_not_run(tmp_path, asked, name, type_name):
 
 def test_a_view_without_an_end_is_not_begun(tmp_path):
     write_polygons(tmp_path / "p.gpkg", [SQUARE], **{"class": [1]})
-    with sqlite3.connect(tmp_path / "p.gpkg") as database:
+    with closing(sqlite3.connect(tmp_path / "p.gpkg")) as database, database:
         database.execute("ALTER TABLE p RENAME TO q")
         database.execute(
             "CREATE VIEW p AS WITH RECURSIVE many(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many)"
@@ -173,7 +174,7 @@ ENDLESS = "WITH RECURSIVE many(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM many)
 @pytest.mark.parametrize("name", ["p.geojson", "p.fgb", "p.shp", "p.json", "p.parquet"])
 def test_a_view_is_one_whatever_the_file_is_called(tmp_path, name):
     path = write_polygons(tmp_path / "p.gpkg", [SQUARE], **{"class": [1]})
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("ALTER TABLE p RENAME TO q")
         database.execute(f"CREATE VIEW p AS {ENDLESS} SELECT fid, geom, class FROM q, many WHERE n < 0")
     database.close()
@@ -184,7 +185,7 @@ def test_a_view_is_one_whatever_the_file_is_called(tmp_path, name):
 @pytest.mark.parametrize("table", ["gpkg_contents", "gpkg_geometry_columns", "gpkg_spatial_ref_sys", "layer_styles"])
 def test_the_tables_of_a_geopackage_are_no_views(tmp_path, table):
     path = write_polygons(tmp_path / "p.gpkg", [SQUARE])
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE IF NOT EXISTS layer_styles (id)")
         database.execute(f"ALTER TABLE {table} RENAME TO was")
         database.execute(f"CREATE VIEW {table} AS {ENDLESS} SELECT was.* FROM was, many WHERE n < 0")
@@ -194,7 +195,7 @@ def test_the_tables_of_a_geopackage_are_no_views(tmp_path, table):
 
 def test_a_column_that_is_made_while_it_is_read_is_refused(tmp_path):
     path = write_polygons(tmp_path / "p.gpkg", [SQUARE])
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute(
             "ALTER TABLE p ADD COLUMN big TEXT GENERATED ALWAYS AS (printf('%.*c', 300000000, 'x')) VIRTUAL"
         )
@@ -240,7 +241,7 @@ def test_a_small_parquet_file_cannot_fill_the_memory(tmp_path):
 
 
 def test_an_sqlite_database_is_no_geopackage(tmp_path):
-    with sqlite3.connect(tmp_path / "p.gpkg") as database:
+    with closing(sqlite3.connect(tmp_path / "p.gpkg")) as database, database:
         database.execute("CREATE TABLE p (class)")
     database.close()
     refused(tmp_path / "p.gpkg", "an SQLite database found that is no GeoPackage")
@@ -265,7 +266,7 @@ def test_more_rows_than_bytes_are_a_bomb(tmp_path):
 
 def test_a_geopackage_of_a_running_qgis_is_read_and_left_alone(tmp_path):
     path = write_polygons(tmp_path / "in" / "p.gpkg", [SQUARE])
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("PRAGMA journal_mode = WAL")
     database.close()
     before = {entry.name: entry.stat().st_mtime_ns for entry in path.parent.iterdir()}
