@@ -39,12 +39,20 @@ ELSEWHERE = {
 }  # fmt: skip
 """How blocks begin that are not run here, and where they are or why they are not."""
 
+MAP_OF_FIELDS = "for name in fields predictions/other_scene_polygons; do cp labels.gpkg $name.gpkg; done"
+
+CLUSTER = """dask scheduler --host 127.0.0.1 --port 0 --scheduler-file scheduler.json &
+until test -s scheduler.json; do sleep 1; done
+dask worker --host 127.0.0.1 --nthreads 1 --scheduler-file scheduler.json &"""
+
 INSTEAD = {
     'device="cuda"': 'device="cpu"',
     "--encoder-weights imagenet": "--encoder-weights none",  # no hub is asked
     "--recipe vgg16-pets": "--recipe vgg16-pets --encoder-weights none",
     "--recipe unet-voc": "--recipe unet-voc --encoder-weights none",
     "--dask tcp://first-machine:8786": "--dask scheduler.json",
+    "dask scheduler --scheduler-file": "dask scheduler --host 127.0.0.1 --port 0 --scheduler-file",
+    "dask worker --scheduler-file": "dask worker --host 127.0.0.1 --scheduler-file",
     "/shared/": "$PWD/",
     "https://example.org/scenes/": "$SERVER/",
     "/data/tmp": "$PWD",
@@ -52,12 +60,6 @@ INSTEAD = {
     "#SBATCH -a 0-99": "export SLURM_CPUS_PER_TASK=1 SLURM_JOB_ID=1 SLURM_ARRAY_TASK_ID=0",
 }
 """What a small machine without a network has in place of what is printed."""
-
-MAP_OF_FIELDS = "for name in fields predictions/other_scene_polygons; do cp labels.gpkg $name.gpkg; done"
-
-CLUSTER = """dask scheduler --scheduler-file scheduler.json &
-until test -s scheduler.json; do sleep 1; done
-dask worker --scheduler-file scheduler.json --nthreads 1 &"""
 
 BEFORE = {
     "geoseg predict scene.tif --bands 4,3,2": "rm -r model; mv model_of_three_bands model",
@@ -74,6 +76,7 @@ BEFORE = {
     "#!/bin/bash\n#SBATCH -J geoseg-dask": "rm -r predictions",
     "geoseg train --resume": "python -m geoseg train --overwrite --epochs 2 --max-time 00:00:00:01",
     "geoseg predict mosaic.tif -m model --no-polygons --resume": "rm -r predictions",
+    "geoseg predict scene.tif --resume": "rm -r predictions",
     "geoseg suggest scene.tif --labelled chips": "mv north.tif scene.tif",
     "geoseg evaluate predictions/other_scene_polygons.gpkg": MAP_OF_FIELDS,
     "geoseg evaluate predictions/scene_classes.tif points.gpkg": "mv labelled_points.gpkg points.gpkg",
