@@ -30,13 +30,15 @@ import one another:
               report_tables report_figures report model_card stac disturbances robustness studies acquisition
     floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split footprints
     floor 0   errors extras choices display named_parts progress interruption pipeline legend spec grid metrics intervals
-              calibration comparison area_estimation field_boundaries files
+              calibration comparison area_estimation field_boundaries files version
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from geoseg.version import VERSION
+
+__version__ = VERSION
 
 _HOMES = {
     "card": "cataloguing",

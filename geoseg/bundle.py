@@ -10,7 +10,6 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-import geoseg
 from geoseg.display import Displayed
 from geoseg.errors import FormatError, InputError, MissingFileError, ModelError
 from geoseg.files import from_json, read_json, sha256, write_json
@@ -18,6 +17,7 @@ from geoseg.legend import Legend
 from geoseg.models import Architecture, Segmenter
 from geoseg.reach import NEXT_TO_NOTHING
 from geoseg.spec import ImageSpec
+from geoseg.version import VERSION
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
@@ -151,7 +151,7 @@ class Bundle(Displayed):
         """As it stands in model.json."""
         return {
             "format": _FORMAT,
-            "geoseg_version": geoseg.__version__,
+            "geoseg_version": VERSION,
             "architecture": self.architecture.to_dict(),
             "image": self.image.to_dict(),
             "legend": self.legend.to_list(),

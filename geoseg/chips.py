@@ -13,7 +13,6 @@ import numpy as np
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-import geoseg
 from geoseg.display import Displayed
 from geoseg.errors import FormatError, InputError, RasterError
 from geoseg.files import from_json, read_json
@@ -22,6 +21,7 @@ from geoseg.raster import open_raster
 from geoseg.scenes import valid_pixels
 from geoseg.spec import ImageSpec
 from geoseg.split import SPLITS
+from geoseg.version import VERSION
 
 INDEX = "chips.json"
 FOOTPRINTS = "index.gpkg"
@@ -147,7 +147,7 @@ class ChipFolder(Displayed):
         """As it stands in chips.json."""
         return {
             "format": _FORMAT,
-            "geoseg_version": geoseg.__version__,
+            "geoseg_version": VERSION,
             "image": self.image.to_dict(),
             "legend": self.legend.to_list(),
             **self.facts,

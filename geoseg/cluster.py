@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import Any, NamedTuple
 
-import geoseg
 from geoseg.bundle import WEIGHTS
 from geoseg.errors import DiskError, GeosegError, InputError, MissingFileError
 from geoseg.extras import refuse_missing
@@ -26,6 +25,7 @@ from geoseg.merging import create_merger
 from geoseg.predictor import Predictor
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
+from geoseg.version import VERSION
 
 _CONNECT_S = 5
 _WORKERS_S = 60
@@ -128,11 +128,11 @@ def _placed(job: MapJob) -> MapJob:
 
 def _check_workers(client: Any, jobs: Sequence[MapJob], address: str) -> None:
     """Raise `InputError` for workers of another version, or that do not see scenes, model and strips as we do."""
-    needed = f"geoseg {geoseg.__version__} is needed; install the same version on every machine"
+    needed = f"geoseg {VERSION} is needed; install the same version on every machine"
     faults = {
         worker: f"{found} found, {needed}"
         for worker, found in client.run(version, "geoseg", on_error="return").items()
-        if found != geoseg.__version__
+        if found != VERSION
     }
     per_folder = {path.parent: job for job in jobs for path in job.scene.paths or [job.strips.folder]}
     for job in per_folder.values():

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-import geoseg
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.choices import ExportFormat, Program, Rule, at_least, one_of, refuse_odd
 from geoseg.deepness import UNIT, deepness_facts
@@ -22,6 +21,7 @@ from geoseg.interchange import INPUT, OUTPUT, Runner, open_onnx, open_openvino, 
 from geoseg.predictor import Predictor
 from geoseg.progress import Progress, silent
 from geoseg.standalone import StandaloneNetwork, imagined_windows
+from geoseg.version import VERSION
 
 _SUFFIXES: dict[str, ExportFormat] = {".onnx": "onnx", ".xml": "openvino"}
 _LEAST_AGREEMENT, _MOST_DIFFERENCE = 0.999, 0.01
@@ -163,7 +163,7 @@ def _refuse_odd(options: _Options, program: Program | None) -> None:
 def _facts(bundle: Bundle) -> dict[str, str]:
     """What a program or its user must know, each as JSON."""
     facts = {
-        "geoseg_version": geoseg.__version__,
+        "geoseg_version": VERSION,
         "weights_sha256": bundle.weights_sha256,
         "architecture": bundle.architecture.to_dict(),
         "bands": [

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import geoseg
 from geoseg.bundle import Bundle
 from geoseg.choices import Blend, Engine, TestTimeAugmentation
 from geoseg.errors import InputError
@@ -27,6 +26,7 @@ from geoseg.progress import Progress
 from geoseg.reach import COARSEST
 from geoseg.scenes import Scene
 from geoseg.strips import Strips
+from geoseg.version import VERSION
 
 _BATCHES = {"cpu": 1}
 _BATCH = 4
@@ -128,7 +128,7 @@ class MapJob:
         scene = self.scene
         files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in scene.paths]
         plan = {
-            "version": geoseg.__version__,
+            "version": VERSION,
             "scene": [scene.name, scene.height, scene.width, files],
             "bands": self.sources,
             "model": self.bundle.weights_sha256,

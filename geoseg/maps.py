@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import geoseg
 from geoseg.bundle import Bundle
 from geoseg.inference import Found
 from geoseg.legend import IGNORE, LEGEND_TAG, MODEL_TAG, PROVENANCE_TAG, Legend
@@ -20,6 +19,7 @@ from geoseg.qgis import ProjectLayer, relative_source, write_project
 from geoseg.scenes import Scene
 from geoseg.strips import MapLayer, Strip, Strips
 from geoseg.styles import category_names, class_style, colour_bands, confidence_style, scene_style
+from geoseg.version import VERSION
 
 
 def file_names(stem: str, *, confidence: bool, probabilities: bool, polygons: bool) -> dict[str, str]:
@@ -50,7 +50,7 @@ def map_layers(bundle: Bundle, names: dict[str, str], provenance: dict[str, Any]
     """The rasters of a map, which carry what they were made of and with."""
     legend = bundle.legend
     tags = {
-        "TIFFTAG_SOFTWARE": f"geoseg {geoseg.__version__}",
+        "TIFFTAG_SOFTWARE": f"geoseg {VERSION}",
         MODEL_TAG: bundle.weights_sha256,
         LEGEND_TAG: json.dumps(legend.to_list(), ensure_ascii=False),
         PROVENANCE_TAG: json.dumps(provenance, ensure_ascii=False),

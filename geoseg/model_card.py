@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import geoseg
 from geoseg.bundle import Bundle
 from geoseg.footprints import longitudes
 from geoseg.report_tables import figure, sample_summary, summary
+from geoseg.version import VERSION
 
 _TOLD = (
     "recipe", "loss", "class_weights", "optimizer", "schedule", "lr", "weight_decay", "batch_size", "augment", "crop",
@@ -46,7 +46,7 @@ def _head(bundle: Bundle, parameters: int) -> str:
     return (
         "---\nlibrary_name: geoseg\npipeline_tag: image-segmentation\ntags:\n- remote-sensing\n- semantic-segmentation\n---\n\n"
         f"# {name}\n\nTells {len(bundle.legend)} classes of land apart, pixel by pixel: {network}, {parameters:,} parameters, made "
-        f"with geoseg {geoseg.__version__}. SHA-256 of the weights: `{bundle.weights_sha256}`."
+        f"with geoseg {VERSION}. SHA-256 of the weights: `{bundle.weights_sha256}`."
     )
 
 

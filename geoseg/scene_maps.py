@@ -15,7 +15,6 @@ from typing import Any
 import rasterio
 import torch
 
-import geoseg
 from geoseg.bundle import Bundle
 from geoseg.choices import Blend, Engine, Rule, TestTimeAugmentation, at_least, one_of, refuse_odd
 from geoseg.display import Displayed
@@ -33,6 +32,7 @@ from geoseg.seams import SeamCheck
 from geoseg.stac import map_item, parse_time
 from geoseg.strips import MapLayer, Strips
 from geoseg.vectorise import PolygonOptions, layer_style, polygonize_raster
+from geoseg.version import VERSION
 
 _FORMAT = 1
 
@@ -289,7 +289,7 @@ def _circumstances(job: MapJob, run: MapRun) -> dict[str, Any]:
         batch_size = choose_batch_size(batch_size, run.predictors[0].device, layout)
     return {
         "format": _FORMAT,
-        "geoseg_version": geoseg.__version__,
+        "geoseg_version": VERSION,
         "scene": scene.path.name,
         "model": {"name": run.bundle.path.resolve().name, "weights_sha256": run.bundle.weights_sha256},
         "bands": [scene.band_names[source - 1] for source in job.sources],

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import geoseg
 from geoseg.bundle import CARD, WEIGHTS, Bundle
 from geoseg.errors import InputError
 from geoseg.files import sha256
@@ -18,6 +17,7 @@ from geoseg.footprints import Outline, close_ring, longitudes, split_at_180
 from geoseg.legend import Legend
 from geoseg.scenes import Scene
 from geoseg.spec import Band
+from geoseg.version import VERSION
 
 _VERSION = "1.1.0"
 _SCHEMA = "https://stac-extensions.github.io/{}/schema.json"
@@ -96,7 +96,7 @@ def model_item(bundle: Bundle, time: Mapping[str, str | None], *, parameters: in
     properties = {
         **time,
         "title": bundle.path.resolve().name,
-        "description": f"Classes: {', '.join(legend.names)}. Made with geoseg {geoseg.__version__}.",
+        "description": f"Classes: {', '.join(legend.names)}. Made with geoseg {VERSION}.",
         "bands": [_band(band) for band in image.bands],
         **({"gsd": round(image.pixel_size_m, 4)} if image.pixel_size_m else {}),
         "mlm:name": _plain_name(bundle.path.resolve().name),
@@ -192,7 +192,7 @@ def map_item(
         "title": f"{scene.name}, classes {', '.join(legend.names)}",
         **({"gsd": round(scene.pixel_size_m, 4)} if scene.pixel_size_m else {}),
         **place,
-        "processing:software": {"geoseg": geoseg.__version__},
+        "processing:software": {"geoseg": VERSION},
         "processing:lineage": "Classes of the pixels of a scene by a trained network, and their outlines",
         **{f"geoseg:{key}": value for key, value in provenance.items()},
     }

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import geoseg
 from geoseg.assessment import Yardstick, assess, assess_points
 from geoseg.boundary_scores import boundary_margin
 from geoseg.class_map import ClassMap, open_class_map
@@ -25,6 +24,7 @@ from geoseg.report_tables import ERRORS, PER_CLASS, PER_PLACE, write_places, wri
 from geoseg.robustness import explain, measure_robustness
 from geoseg.tally import Tallied, Tally
 from geoseg.trials import ChipTrial, Trial, file_facts
+from geoseg.version import VERSION
 
 REPORT = "report.html"
 FILES = (PER_CLASS, PER_PLACE, ERRORS, REPORT)
@@ -138,7 +138,7 @@ def open_point_study(predicted: Path, points: Path, options: PairOptions, stack:
 def _heading(what: str, legend: Legend) -> dict[str, Any]:
     return {
         "format": _FORMAT,
-        "geoseg_version": geoseg.__version__,
+        "geoseg_version": VERSION,
         "created": time.strftime("%Y-%m-%d"),
         "what": what,
         "legend": legend.to_list(),

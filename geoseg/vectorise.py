@@ -14,7 +14,6 @@ import geopandas as gpd
 import numpy as np
 from rasterio.windows import Window
 
-import geoseg
 from geoseg.balance import Balance
 from geoseg.changes import Change, PixelAreas, Read
 from geoseg.choices import Connectivity, Format, Rule, Small, at_least, one_of, refuse_odd
@@ -35,6 +34,7 @@ from geoseg.small_features import remove_small
 from geoseg.smoothing import REACH, smooth
 from geoseg.styles import polygon_style
 from geoseg.sweep import Finished, sweep
+from geoseg.version import VERSION
 
 _STRIP = 2**22
 """Pixels of a class raster that are traced at once."""
@@ -235,7 +235,7 @@ def _provenance(classes: Path, options: PolygonOptions) -> dict[str, Any]:
         of_map = parse_json(tag) if tag else None
     except ValueError:
         of_map = None  # whatever that is, it is not ours
-    return {"software": f"geoseg {geoseg.__version__}", "map": of_map, "outlines": asdict(options)}
+    return {"software": f"geoseg {VERSION}", "map": of_map, "outlines": asdict(options)}
 
 
 def _generalise(

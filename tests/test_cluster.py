@@ -210,8 +210,8 @@ def test_a_worker_says_what_it_lacks(world):
 
 
 def test_workers_of_another_version_are_refused(world, address, monkeypatch):
-    found = geoseg.__version__
-    monkeypatch.setattr(geoseg, "__version__", "99.0")
+    found = cluster.VERSION
+    monkeypatch.setattr(cluster, "VERSION", "99.0")
     with pytest.raises(InputError, match=rf"worker tcp://\S+ and 1 more: {found} found, geoseg 99.0 is needed"):
         predict(world, "there", dask=address)
     assert not (world / "there").exists()
