@@ -44,8 +44,8 @@ def _refuse_other_than_classes(scene: Scene) -> None:
         count, kinds = len(scene.dtypes), "/".join(sorted(set(scene.dtypes)))
         found, mend = ("1 band", "-ot Byte") if count == 1 else (f"{count} bands", "-b 1")
         raise RasterError(
-            f"{scene.path}: {found} of {kinds} found; a class raster has one band of whole numbers: make one with "
-            f"gdal_translate {mend}"
+            f"{scene.path}: {found} of {kinds} found; a class raster has one band of whole numbers; name the map of "
+            f"geoseg predict, {scene.name}_classes.tif, not the scene, or make one with gdal_translate {mend}"
         )
 
 

@@ -111,7 +111,9 @@ def test_rasters_of_something_else_are_refused(write_scene: WriteScene, pixels: 
     scene = describe_scene(write_scene("a.tif", pixels))
     for read in (lambda: find_legend(scene), lambda: indices_of(scene)):
         with pytest.raises(
-            RasterError, match=r"a\.tif: . bands? of .* found; a class raster has one band of whole numbers: make one"
+            RasterError,
+            match=r"a\.tif: . bands? of .* found; a class raster has one band of whole numbers; name the "
+            r"map of geoseg predict, a_classes\.tif, not the scene, or make one with gdal_translate -",
         ):
             read()
 
