@@ -204,8 +204,9 @@ def torchgeo_peer(job: Job) -> Work:
         sampler = GridGeoSampler(dataset, size=job.window, stride=job.step)
         for samples in DataLoader(dataset, batch_size=job.batch, sampler=sampler, collate_fn=stack_samples):
             maps = job.logits(samples["image"]).argmax(1).numpy()
-            for found, (x, y, _) in zip(maps, samples["bounds"], strict=True):
-                corner = round((bounds.top - y.stop) / yres), round((x.start - bounds.left) / xres)
+            # In version 0.10 a tensor: starts, stops and steps of x, y and time.
+            for found, (left, _, _, _, top, *_) in zip(maps, samples["bounds"].tolist(), strict=True):
+                corner = round((bounds.top - top) / yres), round((left - bounds.left) / xres)
                 spans = [_middle(at, job.window, margin, length) for at, length in zip(corner, size, strict=True)]
                 (rows, own_rows), (cols, own_cols) = spans
                 indices[rows, cols] = found[own_rows, own_cols]

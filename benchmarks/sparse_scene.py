@@ -1,6 +1,6 @@
 """What a scene of 100,000 x 100,000 pixels takes of memory, of which nearly all was never written: each command in a process.
 
-    python benchmarks/sparse.py [SIDE]
+    python benchmarks/sparse_scene.py [SIDE]
 
 Makes a scene, labels, a small model and what follows from them in a temporary folder, and prints peak memory and time.
 """
