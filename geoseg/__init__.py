@@ -28,7 +28,7 @@ import one another:
               maps mapping cluster scene_maps figures; boundary_scores object_scores mapped_area ground map_pairs
               trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report model_card stac disturbances robustness studies acquisition
-    floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split footprints
+    floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split footprints pixel_areas
     floor 0   errors extras choices display named_parts progress interruption pipeline legend spec grid metrics intervals
               calibration comparison area_estimation field_boundaries files version
 """

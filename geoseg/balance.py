@@ -11,14 +11,11 @@ import numpy as np
 import shapely
 from rasterio.windows import Window
 
-from geoseg.grid import grid
-from geoseg.legend import IGNORE, Legend
+from geoseg.legend import Legend
 from geoseg.outlines import Coverage, meeting
+from geoseg.pixel_areas import class_amounts
 from geoseg.scenes import Scene
 from geoseg.sweep import Finished
-
-_BLOCK = 1024
-"""Side of the windows whose pixels are taken to be of one area."""
 
 
 class Balance:
@@ -45,11 +42,8 @@ class Balance:
             top: the first of these rows.
         """
         height, width = indices.shape
-        for tile in grid(height, width, _BLOCK):
-            window = tile.core
-            counts = np.bincount(indices[window.toslices()].ravel(), minlength=IGNORE + 1)[: len(self._legend)]
-            placed = Window(window.col_off, window.row_off + top, window.width, window.height)
-            self._by_pixels += counts * (self._scene.pixel_area_m2(placed) or math.nan)
+        rows = Window(0, top, width, height)
+        self._by_pixels += class_amounts(self._scene, rows, indices, len(self._legend)).area_m2
 
     def add(self, finished: Finished, outlines: Coverage, polygons: np.ndarray, table: gpd.GeoDataFrame) -> None:
         """Measure some features.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from rasterio.windows import Window
 
 from geoseg.choices import Connectivity
 from geoseg.outlines import ragged
-from geoseg.scenes import Scene
+from geoseg.pixel_areas import PixelAreas
 from geoseg.sweep import Finished
 
 Read = Callable[[int, int], np.ndarray]
@@ -20,33 +18,6 @@ Read = Callable[[int, int], np.ndarray]
 apart, int64 (see `geoseg.components`)."""
 Swept = Callable[[Connectivity], Iterator[Finished]]
 """Sweeps the map as it is, and gives what is finished."""
-_BLOCK = 1024
-
-
-class PixelAreas:
-    """Area on the ground of pixels, taken to be the same over blocks of 1024 x 1024 of them.
-
-    Args:
-        scene: has them; without a CRS areas are NaN.
-    """
-
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-        self._known: dict[tuple[int, int], float] = {}
-
-    def at(self, col: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """In m2, of the pixels at columns and rows (n,)."""
-        last = (self._scene.height - 1) // _BLOCK, (self._scene.width - 1) // _BLOCK
-        block = np.minimum(row // _BLOCK, last[0]) * (last[1] + 1) + np.minimum(col // _BLOCK, last[1])
-        found, which = np.unique(block, return_inverse=True)
-        return np.array([self._of(*divmod(number, last[1] + 1)) for number in found.tolist()])[which]
-
-    def _of(self, block_row: int, block_col: int) -> float:
-        if (block_row, block_col) not in self._known:
-            top, left = block_row * _BLOCK, block_col * _BLOCK
-            window = Window(left, top, min(_BLOCK, self._scene.width - left), min(_BLOCK, self._scene.height - top))
-            self._known[block_row, block_col] = self._scene.pixel_area_m2(window) or math.nan
-        return self._known[block_row, block_col]
 
 
 def feature_areas_m2(finished: Finished, areas: PixelAreas) -> np.ndarray:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from rasterio.windows import Window
@@ -16,25 +15,12 @@ from geoseg.errors import GeoreferenceError, LegendError
 from geoseg.grid import grid
 from geoseg.labels import LabelReader, open_label_raster
 from geoseg.legend import IGNORE, Legend, parse_legend
+from geoseg.pixel_areas import ClassAmounts, class_amounts, no_amounts
 from geoseg.polygon_labels import inside_of, read_polygons
 from geoseg.progress import Progress
 from geoseg.scenes import Scene, describe_scene
 
 _ROWS = 256
-_ALIKE = (64, 256)
-"""Rows and columns for which the area of the pixel in their middle is taken."""
-
-
-class MapClasses(NamedTuple):
-    """How much of each class a map has.
-
-    Attributes:
-        pixels: (classes,) int64.
-        area_m2: (classes,) area on the ground.
-    """
-
-    pixels: np.ndarray
-    area_m2: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,26 +58,24 @@ class ClassMap:
             indices = self.legend.to_indices(np.where(known, values, 0))
             yield tile.core, np.where(known, indices, IGNORE).astype(np.uint8)
 
-    def count(self, window: Window, indices: np.ndarray) -> MapClasses:
-        """What there is in a strip."""
-        pixels, area = np.zeros(len(self.legend), np.int64), np.zeros(len(self.legend))
-        for square in grid(window.height, window.width, _ALIKE):
-            row, col = square.core.row_off, square.core.col_off
-            part = indices[row : row + square.core.height, col : col + square.core.width]
-            found = np.bincount(part.ravel(), minlength=IGNORE + 1)[: len(self.legend)]
-            middle = (window.col_off + col + square.core.width // 2, window.row_off + row + square.core.height // 2)
-            pixels += found
-            area += found * self.pixel_m2(*middle)
-        return MapClasses(pixels, area)
+    def count(self, window: Window, indices: np.ndarray) -> ClassAmounts:
+        """What there is in a strip.
 
-    def measure(self, progress: Progress) -> MapClasses:
+        Raises:
+            GeoreferenceError: the area of its pixels is not known.
+        """
+        amounts = class_amounts(self.scene, window, indices, len(self.legend))
+        if not np.isfinite(amounts.area_m2).all():
+            raise self._unmeasured()
+        return amounts
+
+    def measure(self, progress: Progress) -> ClassAmounts:
         """What there is on the whole map."""
-        pixels, area = np.zeros(len(self.legend), np.int64), np.zeros(len(self.legend))
+        amounts = no_amounts(len(self.legend))
         for window, indices in self.strips():
-            counted = self.count(window, indices)
-            pixels, area = pixels + counted.pixels, area + counted.area_m2
+            amounts += self.count(window, indices)
             progress("count classes", window.row_off + window.height, self.scene.height)
-        return MapClasses(pixels, area)
+        return amounts
 
     def pixel_m2(self, col: int, row: int) -> float:
         """Area of a pixel.
@@ -99,12 +83,16 @@ class ClassMap:
         Raises:
             GeoreferenceError: it is not known.
         """
-        found = self.scene.pixel_area_m2(Window(col, row, 1, 1))
+        found = self.scene.pixel_area_m2(col, row)
         if found is None:
-            raise GeoreferenceError(
-                f"{self.scene.path}: no CRS, so no area can be told; set it with: gdal_edit.py -a_srs"
-            )
+            raise self._unmeasured()
         return found
+
+    def _unmeasured(self) -> GeoreferenceError:
+        lack = "no CRS" if self.scene.crs is None else "pixels off the ground of its CRS"
+        return GeoreferenceError(
+            f"{self.scene.path}: {lack}, so no area can be told; set the right CRS with: gdal_edit.py -a_srs"
+        )
 
 
 def open_class_map(

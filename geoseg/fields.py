@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.changes import PixelAreas, Read
+from geoseg.changes import Read
 from geoseg.components import FIELD, Labeller, RunNamer
 from geoseg.errors import LegendError
 from geoseg.field_boundaries import WIDEST
 from geoseg.legend import IGNORE, Legend
+from geoseg.pixel_areas import PixelAreas
 from geoseg.progress import Progress
 
 GROWTH = 4

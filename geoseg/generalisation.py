@@ -11,7 +11,8 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 
-from geoseg.changes import Change, Generalised, PixelAreas, Swept, feature_areas_m2, join_changes
+from geoseg.changes import Change, Generalised, Swept, feature_areas_m2, join_changes
+from geoseg.pixel_areas import PixelAreas
 from geoseg.sweep import Finished
 
 NOTHING: dict[str, Any] = {

@@ -17,7 +17,7 @@ from geoseg.grid import grid
 from geoseg.labels import LabelReader
 from geoseg.legend import IGNORE, Legend
 from geoseg.predictor import Prediction, Predictor
-from geoseg.scenes import Scene
+from geoseg.scenes import Scene, describe_scene
 
 SQUARE = 256
 """Pixels per side of the squares of a map that stand for chips."""
@@ -86,7 +86,6 @@ def chip_ground(
         batch_size: chips a step.
         other: of a model to compare it with, which takes the same bands.
     """
-    pixel_m2 = folder.image.pixel_size_m**2 if folder.image.pixel_size_m else None
     for start in range(0, len(chips), batch_size):
         read = [(chip, *folder.read(chip)) for chip in chips[start : start + batch_size]]
         for _, same in groupby(read, key=lambda entry: entry[3].shape):  # pictures differ in size
@@ -96,7 +95,10 @@ def chip_ground(
             compared = [None] * len(batch) if other is None else [told.indices for told in other(windows)]
             for (chip, _, _, mask), told, rival in zip(batch, found, compared, strict=True):
                 height, width = mask.shape
-                place = Place(chip.name, chip.scene, Window(chip.col, chip.row, width, height), chip.block, pixel_m2)
+                at = Window(chip.col, chip.row, width, height)
+                # Each tells by itself: pixels of a degree grid differ from scene to scene.
+                pixel_m2 = describe_scene(folder.path / chip.image).pixel_area_m2((width - 1) / 2, (height - 1) / 2)
+                place = Place(chip.name, chip.scene, at, chip.block, pixel_m2)
                 yield Ground(
                     mask, told.indices, slice(0, height), [(place, np.s_[0:height, 0:width])],
                     _always(chip.block), True, told.confidence, told.probabilities, rival,
@@ -171,7 +173,7 @@ class MapPair:
                 at = Window(col, row, square.core.width, square.core.height)
                 place = Place(
                     f"{scene.name}_{row:06d}_{col:06d}", scene.name, at, row // block * across + col // block,
-                    scene.pixel_area_m2(at),
+                    scene.pixel_area_m2(col + (at.width - 1) / 2, row + (at.height - 1) / 2),
                 )  # fmt: skip
                 top = margin + square.core.row_off
                 places.append((place, np.s_[top : top + at.height, col : col + at.width]))

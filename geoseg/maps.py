@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from geoseg.bundle import Bundle
 from geoseg.inference import Found
 from geoseg.legend import IGNORE, LEGEND_TAG, MODEL_TAG, PROVENANCE_TAG, Legend
 from geoseg.merging import Merger
+from geoseg.pixel_areas import class_amounts, no_amounts
 from geoseg.polygon_layer import LAYER
 from geoseg.predictor import SHARE_STEPS, Prediction
 from geoseg.qgis import ProjectLayer, relative_source, write_project
@@ -96,17 +98,16 @@ class MapWriter:
         if self._strip is None or self._strip.number != found.row:
             self.finish()
             self._strip = self._strips.open(found.row, *self._merger.extent(found.row))
-            self._pixels, self._areas = np.zeros(len(self._legend), np.int64), np.zeros(len(self._legend))
+            self._amounts = no_amounts(len(self._legend))
         self._strip.write(found.window, encode(found.prediction, self._legend))
-        counts = np.bincount(found.prediction.indices.ravel(), minlength=IGNORE + 1)[: len(self._legend)]
-        self._pixels += counts
-        self._areas += counts * (self._scene.pixel_area_m2(found.window) or 0.0)
+        self._amounts += class_amounts(self._scene, found.window, found.prediction.indices, len(self._legend))
         return found
 
     def finish(self) -> None:
         """Finish the last strip."""
         if self._strip is not None:
-            self._strip.finish({"pixels": self._pixels.tolist(), "areas_m2": self._areas.tolist()})
+            areas = [area if math.isfinite(area) else None for area in self._amounts.area_m2.tolist()]
+            self._strip.finish({"pixels": self._amounts.pixels.tolist(), "areas_m2": areas})
             self._strip = None
 
     def close(self) -> None:
@@ -119,7 +120,7 @@ def class_totals(scene: Scene, legend: Legend, strips: Strips) -> list[dict[str,
     """Pixels and area per class, as a `MapWriter` has counted them in each strip."""
     found = strips.finished().values()
     pixels = sum((np.array(strip["pixels"]) for strip in found), np.zeros(len(legend), np.int64))
-    areas = sum((np.array(strip["areas_m2"]) for strip in found), np.zeros(len(legend)))
+    areas = sum((np.array(strip["areas_m2"], float) for strip in found), np.zeros(len(legend)))
     valid = max(int(pixels.sum()), 1)
     return [
         {
@@ -127,7 +128,7 @@ def class_totals(scene: Scene, legend: Legend, strips: Strips) -> list[dict[str,
             "name": entry.name,
             "pixels": int(count),
             "share": round(int(count) / valid, 6),
-            "area_ha": round(float(area) / 1e4, 4) if scene.pixel_size_m else None,
+            "area_ha": round(float(area) / 1e4, 4) if scene.pixel_size_m and math.isfinite(area) else None,
         }
         for entry, count, area in zip(legend, pixels, areas, strict=True)
     ]

@@ -9,9 +9,10 @@ import numpy as np
 import shapely
 
 from geoseg.area_estimation import Sample, estimate
-from geoseg.class_map import ClassMap, MapClasses
+from geoseg.class_map import ClassMap
 from geoseg.errors import DataWarning, LabelError
 from geoseg.legend import IGNORE
+from geoseg.pixel_areas import ClassAmounts, no_amounts
 from geoseg.progress import Progress
 from geoseg.reference_points import ReferencePoints
 
@@ -69,18 +70,19 @@ def estimate_areas(found: ClassMap, points: ReferencePoints, progress: Progress)
     }
 
 
-def _look_up(found: ClassMap, rows: np.ndarray, cols: np.ndarray, progress: Progress) -> tuple[np.ndarray, MapClasses]:
+def _look_up(
+    found: ClassMap, rows: np.ndarray, cols: np.ndarray, progress: Progress
+) -> tuple[np.ndarray, ClassAmounts]:
     """Class index at pixels, 255 outside the map and on nodata; and how much of each class the map has."""
     mapped = np.full(len(rows), IGNORE)
     across = (cols >= 0) & (cols < found.scene.width)
-    pixels, area = np.zeros(len(found.legend), np.int64), np.zeros(len(found.legend))
+    amounts = no_amounts(len(found.legend))
     for window, indices in found.strips():
         here = across & (rows >= window.row_off) & (rows < window.row_off + window.height)
         mapped[here] = indices[rows[here] - window.row_off, cols[here]]
-        counted = found.count(window, indices)
-        pixels, area = pixels + counted.pixels, area + counted.area_m2
+        amounts += found.count(window, indices)
         progress("evaluate", window.row_off + window.height, found.scene.height)
-    return mapped, MapClasses(pixels, area)
+    return mapped, amounts
 
 
 def _say_what_is_missing(points: ReferencePoints, drawn_m2: float, mapped_m2: float, unsampled_m2: float) -> None:

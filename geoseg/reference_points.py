@@ -10,11 +10,12 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from geoseg.class_map import ClassMap, MapClasses
+from geoseg.class_map import ClassMap
 from geoseg.errors import DataWarning, GeoreferenceError, GeosegError, LabelError, LegendError
 from geoseg.geopackage import write_layer
 from geoseg.labels import is_vector
 from geoseg.legend import Legend
+from geoseg.pixel_areas import ClassAmounts
 from geoseg.point_style import point_style
 from geoseg.progress import Progress
 from geoseg.vector import open_layer
@@ -26,7 +27,7 @@ _STRATA = ("stratum", "stratum_area_m2", "stratum_pixels")
 
 
 def draw_points(
-    found: ClassMap, classes: MapClasses, points: np.ndarray, rng: np.random.Generator, progress: Progress
+    found: ClassMap, classes: ClassAmounts, points: np.ndarray, rng: np.random.Generator, progress: Progress
 ) -> gpd.GeoDataFrame:
     """Draw points from the pixels of each class, each pixel with the same chance and none twice.
 

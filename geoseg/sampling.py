@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from geoseg.area_estimation import allocate, sample_size
-from geoseg.class_map import MapClasses, open_class_map
+from geoseg.class_map import open_class_map
 from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError, LegendError
 from geoseg.files import publish, refuse_existing, refuse_inputs
 from geoseg.legend import Legend
+from geoseg.pixel_areas import ClassAmounts
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.reference_points import draw_points, write_points
@@ -158,7 +159,7 @@ def _expected(text: str, legend: Legend) -> np.ndarray:
     return expected
 
 
-def _rows(legend: Legend, classes: MapClasses, points: np.ndarray) -> list[dict[str, Any]]:
+def _rows(legend: Legend, classes: ClassAmounts, points: np.ndarray) -> list[dict[str, Any]]:
     return [
         {
             "value": entry.value, "name": entry.name, "pixels": int(classes.pixels[index]),

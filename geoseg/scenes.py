@@ -102,7 +102,7 @@ class Scene:
         Raises:
             GeoreferenceError: a local CRS, which nobody knows the place of.
         """
-        area = self.pixel_area_m2(Window(self.width / 2, self.height / 2, 1, 1))
+        area = self.pixel_area_m2((self.width - 1) / 2, (self.height - 1) / 2)
         return math.sqrt(area) if area else None
 
     @property
@@ -116,19 +116,36 @@ class Scene:
         unit = _DEGREE_M if self.crs.is_geographic else self.crs.linear_units_factor[1]
         return math.sqrt(abs(self.transform.determinant)) * unit
 
-    def pixel_area_m2(self, window: Window) -> float | None:
-        """Mean area on the ground of the pixels of a small window, on the WGS 84 ellipsoid; None without a CRS."""
+    def pixel_area_m2(self, col: float, row: float) -> float | None:
+        """Area on the ground of a pixel; None where it is not known. See `pixel_areas_m2`."""
+        area = float(self.pixel_areas_m2(np.array([col]), np.array([row]))[0])
+        return area if math.isfinite(area) else None
+
+    def pixel_areas_m2(self, cols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Area on the ground of single pixels, on the WGS 84 ellipsoid.
+
+        Args:
+            cols: of any shape, columns of the pixels; with .5, those of pixels in between.
+            rows: their rows.
+
+        Returns:
+            In the shape of both; NaN without a CRS, and where its projection has no ground.
+
+        Raises:
+            GeoreferenceError: a local CRS, which nobody knows the place of.
+        """
         if self._to_degrees is None:
-            return None
-        row, col = window.row_off, window.col_off
-        corners = ((col, row), (col + window.width, row), (col, row + window.height))
-        xs, ys = zip(*(self.transform @ corner for corner in corners), strict=True)
-        (lon, lon_right, lon_down), (lat, lat_right, lat_down) = self._to_degrees.transform(xs, ys)
+            return np.full(np.shape(cols), math.nan)
+        # Across the middle and down the middle of each pixel: its edges differ where a degree does.
+        x, y = np.stack((cols, cols + 1, cols + 0.5, cols + 0.5)), np.stack((rows + 0.5, rows + 0.5, rows, rows + 1))
+        t = self.transform
+        lons, lats = self._to_degrees.transform(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f)
         geod = pyproj.Geod(ellps="WGS84")
-        azimuth_right, _, right = geod.inv(lon, lat, lon_right, lat_right)
-        azimuth_down, _, down = geod.inv(lon, lat, lon_down, lat_down)
-        area = right * down * abs(math.sin(math.radians(azimuth_down - azimuth_right)))
-        return area / (window.width * window.height) if math.isfinite(area) else None
+        with np.errstate(invalid="ignore"):
+            azimuth_across, _, across = geod.inv(lons[0], lats[0], lons[1], lats[1])
+            azimuth_down, _, down = geod.inv(lons[2], lats[2], lons[3], lats[3])
+            areas = np.asarray(across * down * abs(np.sin(np.radians(azimuth_down - azimuth_across))))
+        return np.where(np.isfinite(areas), areas, math.nan)
 
     @cached_property
     def _to_degrees(self) -> pyproj.Transformer | None:

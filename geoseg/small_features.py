@@ -9,12 +9,13 @@ from collections.abc import Collection
 import numpy as np
 
 from geoseg.chains import OUTSIDE, least_names
-from geoseg.changes import Change, Generalised, PixelAreas, Swept, feature_areas_m2, join_changes
+from geoseg.changes import Change, Generalised, Swept, feature_areas_m2, join_changes
 from geoseg.choices import Connectivity, Small
 from geoseg.components import added_up, class_of
 from geoseg.legend import IGNORE
 from geoseg.nearby import place_in
 from geoseg.outlines import Coverage
+from geoseg.pixel_areas import PixelAreas
 from geoseg.sweep import Finished
 
 _NOWHERE = (IGNORE, OUTSIDE)

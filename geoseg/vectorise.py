@@ -12,10 +12,9 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-from rasterio.windows import Window
 
 from geoseg.balance import Balance
-from geoseg.changes import Change, PixelAreas, Read
+from geoseg.changes import Change, Read
 from geoseg.choices import Connectivity, Format, Rule, Small, at_least, one_of, refuse_odd
 from geoseg.class_rasters import ClassRows
 from geoseg.components import class_of
@@ -25,6 +24,7 @@ from geoseg.fields import GROWTH, FieldRows, refuse_no_boundary
 from geoseg.files import parse_json
 from geoseg.generalisation import NOTHING, Large, added, fill_holes
 from geoseg.legend import PROVENANCE_TAG, Legend
+from geoseg.pixel_areas import PixelAreas
 from geoseg.polygon_layer import LayerWriter, find_format, polygon_table, to_degrees
 from geoseg.progress import Progress, silent
 from geoseg.raster import open_raster
@@ -80,9 +80,8 @@ class PolygonOptions:
 
     def refuse_unmeasured(self, scene: Scene) -> None:
         """Raise `GeoreferenceError` where areas are asked for that nothing tells of."""
-        centre = Window(scene.width // 2, scene.height // 2, 1, 1)
         for name in ("min_area", "max_area", "min_hole"):
-            if getattr(self, name) and not scene.pixel_area_m2(centre):
+            if getattr(self, name) and not scene.pixel_size_m:
                 raise GeoreferenceError(
                     f"{scene.path}: no CRS with a place on the Earth, so --{name.replace('_', '-')} in m2 has no meaning; "
                     "leave it out, or name the CRS with: gdal_edit.py -a_srs"
