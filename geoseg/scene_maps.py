@@ -217,6 +217,13 @@ def find_earlier(plan: SceneMap, run: MapRun, faults: Faults) -> ScenePrediction
         facts = read_json(path, newest=_FORMAT, what="the run file of a map")
         if facts.get("plan_sha256") == plan.digest(run.options):
             outputs = {kind: run.out / name for kind, name in plan.names.items()}
+            if missing := [path.name for path in outputs.values() if not path.exists()]:
+                if run.overwrite:
+                    return None
+                raise OutputExistsError(
+                    f"{path}: this map is finished, but {', '.join(missing)} of it found no more; put back what is missing, or "
+                    "make all of it again with --overwrite"
+                )
             plan.job.strips.remove_made_to(plan.job.plan())  # a run that was killed at its very end has left some
             return ScenePrediction(outputs["classes"], outputs, tuple(facts["classes"]), facts)
         if not run.overwrite:

@@ -378,6 +378,14 @@ def test_what_a_run_killed_at_its_end_has_left_is_taken_away(world, gone):
     assert not left.exists()
 
 
+def test_a_finished_map_of_which_a_file_is_gone_is_not_called_done(world):
+    whole = predict(world, "out", polygons=True)[1]
+    (world / "out" / "scene_classes.tif").unlink()
+    with pytest.raises(OutputExistsError, match=r"finished, but scene_classes\.tif of it found no more.*--overwrite"):
+        predict(world, "out", polygons=True, resume=True)
+    assert predict(world, "out", polygons=True, resume=True, overwrite=True)[1] == whole
+
+
 def test_unfinished_work_to_another_plan_outlives_a_whole_map(world):
     predict(world, "out")
     with pytest.raises(KeyboardInterrupt):
