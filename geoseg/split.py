@@ -138,12 +138,15 @@ def _outlines(footprints: Sequence[Footprint]) -> np.ndarray:
 
 def _blocks(outlines: np.ndarray, ground: np.ndarray, size: int) -> np.ndarray:
     """Number of the block in which each chip's centre lies."""
-    bounds = shapely.bounds(outlines)
-    sides = np.max(bounds[:, 2:] - bounds[:, :2], axis=0) * size
-    # Blocks start at the first corner of the first chip, so that on one grid no chip crosses a border between blocks.
-    origin = shapely.get_coordinates(outlines[0])[0]
-    cells = np.floor((shapely.get_coordinates(shapely.centroid(outlines)) - origin) / sides).astype(int)
-    _, places = np.unique(ground, return_inverse=True)
+    bounds, centres = shapely.bounds(outlines), shapely.get_coordinates(shapely.centroid(outlines))
+    names, places = np.unique(ground, return_inverse=True)
+    cells = np.zeros((len(outlines), 2), int)
+    for place in range(len(names)):  # each with a unit of its own: metres, degrees, or a picture's pixels
+        here = places == place
+        sides = np.max(bounds[here, 2:] - bounds[here, :2], axis=0) * size
+        # Blocks start at the first corner of the first chip, so that on one grid no chip crosses a border between blocks.
+        origin = shapely.get_coordinates(outlines[here][0])[0]
+        cells[here] = np.floor((centres[here] - origin) / sides)
     return np.unique(np.column_stack([places, cells]), axis=0, return_inverse=True)[1].ravel()
 
 

@@ -267,6 +267,14 @@ def test_a_picture_among_scenes_shares_nothing_with_them():
     assert not {*found.blocks[:100]} & {*found.blocks[100:200]}
 
 
+def test_pictures_do_not_change_the_blocks_of_scenes_in_degrees():
+    degrees = {"crs": "EPSG:4326", "transform": Affine(1e-4, 0, 10, 0, -1e-4, 50)}
+    picture = footprints(scene="b", crs=None, transform=Affine.identity())
+    alone, beside = split(footprints(**degrees), block_size=2), split(footprints(**degrees) + picture, block_size=2)
+    assert len(set(alone.blocks)) == 25
+    assert len(set(beside.blocks[:100])) == len(set(beside.blocks[100:])) == 25
+
+
 # --- without blocks
 
 
