@@ -39,6 +39,11 @@ def split_at_180(outline: Outline) -> list[Outline]:
     return parts
 
 
+def ground_of(outline: Outline) -> shapely.Geometry:
+    """What lies between the corners, in degrees, with longitudes from -180 to 180."""
+    return shapely.union_all([shapely.Polygon(part) for part in split_at_180(outline)])
+
+
 def close_ring(outline: Outline) -> list[list[float]]:
     """The corners counter-clockwise, and the first one again (RFC 7946, section 3.1.6)."""
     turns = zip(outline, [*outline[1:], outline[0]], strict=True)

@@ -20,6 +20,7 @@ from geoseg.devices import precision_name
 from geoseg.errors import DataWarning, FormatError, InputError, MismatchError
 from geoseg.figures import chip_picture
 from geoseg.files import from_json, sha256
+from geoseg.footprints import ground_of
 from geoseg.ground import SQUARE, Ground, MapPair, Place, chip_ground
 from geoseg.labels import read_model_sha256
 from geoseg.legend import Legend
@@ -165,9 +166,9 @@ def _known_ground(folder: ChipFolder, split: str, bundle: Bundle) -> Iterator[st
         learned = from_json(dict[str, list[tuple[float, float]]], bundle.training.get("ground") or {})
     except FormatError as error:
         raise FormatError(f"{bundle.path}: ground of training: {error}; train the model again") from None
-    known = shapely.union_all([shapely.MultiPoint(corners).convex_hull for corners in learned.values()])
+    known = shapely.union_all([ground_of(corners) for corners in learned.values() if len(corners) > 2])
     for name, corners in folder.ground(split).items():
-        scene = shapely.MultiPoint(corners).convex_hull
+        scene = ground_of(corners)
         if scene.intersection(known).area > _SHARED * scene.area:
             yield name
 

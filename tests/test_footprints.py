@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import shapely
 
-from geoseg.footprints import longitudes, split_at_180
+from geoseg.footprints import ground_of, longitudes, split_at_180
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,5 @@ def test_scenes_across_the_antimeridian_do_not_go_round_the_earth(outline, limit
     split = split_at_180(outline)
     assert [[min(lon for lon, _ in part), max(lon for lon, _ in part)] for part in split] == parts
     area = sum(shapely.Polygon(part).area for part in split)
+    assert ground_of(outline).area == pytest.approx(area)
     assert area == pytest.approx(2 if len(parts) == 2 else shapely.Polygon(outline).area)

@@ -14,6 +14,7 @@ from farm import plough
 
 import geoseg
 from geoseg.errors import DataWarning, FormatError, GeosegWarning
+from geoseg.scenes import describe_scene
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,38 @@ def test_half_of_a_scene_is_enough_and_a_seam_is_not(farm, tmp_path):
         geoseg.evaluate(
             cut_again(farm, tmp_path / "seam", metres=1590), model=farm / "model", out=tmp_path / "b", bootstrap=5
         )
+
+
+def test_a_scene_across_the_antimeridian_is_no_ground_elsewhere(farm, tmp_path):
+    shutil.copytree(farm / "model", tmp_path / "model")
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    (corners,) = card["training"]["ground"].values()
+    lats = [lat for _, lat in corners]
+    across = [(179.9, max(lats) + 1), (-179.9, max(lats) + 1), (-179.9, min(lats) - 1), (179.9, min(lats) - 1)]
+    card["training"] |= {"ground": {"fiji": across}, "chips_sha256": ""}
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    found = geoseg.evaluate(farm / "chips", model=tmp_path / "model", out=tmp_path / "report", bootstrap=5)
+    assert found.metrics["provenance"]["on_ground_of_training"] == []
+
+
+def test_chips_have_each_the_area_of_their_own_ground(farm, tmp_path):
+    pixel_m2 = {}
+    for north in (1, 30, 36):
+        for kind in ("scene", "labels"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            path = tmp_path / kind / f"north_{north}.tif"
+            shutil.copy(farm / f"{kind}.tif", path)
+            with rasterio.open(path, "r+") as raster:
+                raster.crs, raster.transform = "EPSG:4326", Affine(1e-4, 0, 10, 0, -1e-4, north)
+        pixel_m2[f"north_{north}"] = describe_scene(tmp_path / "scene" / f"north_{north}.tif").pixel_area_m2(80, 80)
+    chips = geoseg.tile(
+        tmp_path / "scene", labels=tmp_path / "labels", out=tmp_path / "chips", chip_size=32, split="1:0:0"
+    )
+    found = geoseg.evaluate(chips, model=farm / "model", out=tmp_path / "report", split="train", bootstrap=5)
+    mapped = sum(entry["mapped_ha"] for entry in found.metrics["areas"]["classes"])
+    assert len({chip.scene for chip in chips.chips}) == 3
+    ground = sum(chip.valid * 32**2 * pixel_m2[chip.scene] for chip in chips.chips)
+    assert mapped == pytest.approx(ground / 1e4, rel=1e-4)
 
 
 def test_a_card_whose_ground_is_none_is_refused_in_one_line(farm, tmp_path):
