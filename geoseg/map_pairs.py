@@ -30,6 +30,8 @@ from geoseg.vector import open_layer
 from geoseg.vectorise import chosen_classes
 
 _BLOCK = 2048
+_DISTORTED = 0.01
+"""How far a metre of a projection may be from one on the ground and still be called one."""
 
 
 @dataclass(frozen=True)
@@ -200,11 +202,15 @@ def _find_grid(
     left, low, right, high = ground.total_bounds
     if inside is None:
         _say_what_lies_outside(polygons[reference], shapely.box(left, low, right, high), projected.crs)
-    unit = projected.crs.axis_info[0].unit_conversion_factor
+    crs, unit = CRS.from_user_input(projected.crs), projected.crs.axis_info[0].unit_conversion_factor
     side = pixel_size / unit
+    # In Web Mercator, for one, a metre of the map is half a metre on the ground at 60 degrees north.
+    middle = Scene("", (), 1, 1, (), (), (), crs, Affine(side, 0, (left + right) / 2, 0, -side, (low + high) / 2))
+    if middle.pixel_size_m and abs(middle.pixel_size_m / pixel_size - 1) > _DISTORTED:
+        side *= pixel_size / middle.pixel_size_m
     width, height = math.ceil((right - left) / side), math.ceil((high - low) / side)
     transform = Affine(side, 0, left, 0, -side, high)
-    return Scene(predicted.stem, (predicted,), height, width, (), (), (), CRS.from_user_input(projected.crs), transform)
+    return Scene(predicted.stem, (predicted,), height, width, (), (), (), crs, transform)
 
 
 def _say_what_lies_outside(reference: Polygons, extent: shapely.Polygon, crs: Any) -> None:
