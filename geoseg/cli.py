@@ -79,7 +79,7 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
     except SystemExit as stop:  # SIGTERM
         _let_go()
-        click.echo(" ".join(["Stopped.", *getattr(stop, "__notes__", ())]), err=True)
+        click.echo(_printable(" ".join(["Stopped.", *getattr(stop, "__notes__", ())])), err=True)
         raise
     except Exception as error:
         if debug:

@@ -183,6 +183,7 @@ def train(
     if isinstance(fitted.interruption, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{kept}; --resume goes on with the run")
     if fitted.interruption is not None:
+        fitted.interruption.add_note(f"{kept}; --resume goes on with the run")
         raise fitted.interruption
     return open_bundle(out)
 
