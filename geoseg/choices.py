@@ -51,6 +51,14 @@ def at_least(options: object, name: str, least: int) -> Rule:
     return Rule(name, kept, f"{least} or more is needed")
 
 
+def refuse_below(least: int, faults: Faults, **options: int | None) -> None:
+    """Collect the options whose value is less than some whole number; None is no value."""
+    for name, value in options.items():
+        with faults.collect():
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')} {value}: {least} or more is needed")
+
+
 def refuse_odd(options: object, rules: Iterable[Rule], faults: Faults) -> None:
     """Collect the rules that are broken."""
     for name, kept, needed in rules:

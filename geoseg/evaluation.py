@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geoseg.assessment import Yardstick
-from geoseg.choices import Precision, SplitName, Unlabelled
+from geoseg.choices import Precision, SplitName, Unlabelled, refuse_below
 from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError
-from geoseg.files import refuse_existing, stage, write_json
+from geoseg.files import refuse_existing, refuse_inputs, stage, write_json
 from geoseg.map_pairs import PairOptions, open_pair
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
@@ -110,8 +110,19 @@ def evaluate(
     """
     faults = Faults()
     with faults.collect():
-        refuse_existing([Path(out) / name for name in (METRICS, *FILES)], overwrite)
-    _refuse_odd(faults, chips, reference, iou_threshold, bootstrap, threshold, aoi, pixel_size, robustness, only)
+        outputs = [Path(out) / name for name in (METRICS, *FILES)]
+        refuse_inputs(
+            outputs, [Path(given) for given in (chips, reference, against, classes, aoi) if given is not None]
+        )
+        refuse_existing(outputs, overwrite)
+    refuse_below(1, faults, bootstrap=bootstrap, batch_size=batch_size)
+    refuse_below(0, faults, seed=seed)
+    _refuse_odd(faults, chips, reference, iou_threshold, threshold, robustness)
+    if reference is None:
+        laid_on = {"classes": classes, "class-field": class_field, "aoi": aoi, "pixel-size": pixel_size, "only": only}
+        if unlabelled != "background":
+            laid_on["unlabelled"] = unlabelled
+        _refuse_for_chips(faults, laid_on)
     with ExitStack() as opened, bounded_cache():
         with faults.collect():
             study: Study
@@ -142,12 +153,9 @@ def evaluate(
 
 
 def _refuse_odd(
-    faults: Faults, chips: str | Path, reference: str | Path | None, iou_threshold: float, bootstrap: int,
-    threshold: float | None, aoi: str | Path | None, pixel_size: float | None, robustness: bool, only: object,
+    faults: Faults, chips: str | Path, reference: str | Path | None, iou_threshold: float, threshold: float | None,
+    robustness: bool,
 ) -> None:  # fmt: skip
-    with faults.collect():
-        if bootstrap < 1:
-            raise InputError(f"--bootstrap {bootstrap}: 1 draw or more is needed")
     with faults.collect():
         if not 0.5 <= iou_threshold < 1:
             raise InputError(
@@ -161,11 +169,14 @@ def _refuse_odd(
             raise InputError(
                 "--robustness: a finished map cannot be disturbed; try the model on chips, without a reference"
             )
-    for name, value in (("--aoi", aoi), ("--pixel-size", pixel_size), ("--only", only)):
+
+
+def _refuse_for_chips(faults: Faults, options: Mapping[str, object]) -> None:
+    for name, value in options.items():
         with faults.collect():
-            if value is not None and reference is None:
+            if value is not None:
                 raise InputError(
-                    f"{name} {value}: for a map and a reference; chips are taken as they are, leave it out"
+                    f"--{name} {value}: for a map and a reference; chips are taken as they are, leave it out"
                 )
 
 

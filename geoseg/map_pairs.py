@@ -67,6 +67,9 @@ def open_pair(
     fields = {path: _own_field(path) or options.class_field for path in (predicted, other) if path is not None}
     fields[reference] = options.class_field or _own_field(reference)
     legend = _find_legend(predicted, reference, options, fields)
+    for path in (reference, predicted, other):
+        if path is not None and not options.classes and not is_vector(path):
+            _warn_of_nodata(path, legend)
     told, others = _merge_others(legend, options.only)
     if others:  # what lies outside polygons is one of the others too
         legend = Legend((*legend.classes, *(entry for entry in told if entry.value not in legend.values)))
@@ -85,10 +88,12 @@ def open_pair(
             of_map: Unlabelled = "ignore" if legend.background is None else "background"
             unlabelled = options.unlabelled if path == reference else of_map
             return PolygonLabels(polygons[path], scene, legend=legend, unlabelled=unlabelled)
-        return stack.enter_context(open_label_raster(path, scene))
+        meant = legend.values if options.classes else ()
+        return stack.enter_context(open_label_raster(path, scene, meant=meant))
 
     area = None if inside is None else inside_of(inside, scene)
-    confidence = None if is_vector(predicted) else _find_confidence(predicted, scene)
+    # It is of the single classes: how sure the map is of several together, it does not tell.
+    confidence = None if is_vector(predicted) or others else _find_confidence(predicted, scene)
     return MapPair(
         scene, told, reader(predicted), reader(reference), [str(path) for path in (predicted, reference, other) if path],
         area, None if other is None else reader(other), None if confidence is None else reader(confidence), others,
@@ -105,6 +110,19 @@ def _warn_of_boundary(legend: Legend, polygons: Mapping[Path, Polygons], predict
             warnings.warn(
                 f"{one}: holds its '{entry.name}' as a class, which {other} does not have, so that it counts as wrong; use the "
                 f"polygons that --fields makes of it",
+                DataWarning,
+                stacklevel=4,
+            )
+
+
+def _warn_of_nodata(path: Path, legend: Legend) -> None:
+    """Where nodata is the value of a class, none of its pixels counts: a map would not be blamed for what it invents there."""
+    nodata = describe_scene(path).nodata[0]
+    for entry in legend:
+        if entry.value == nodata:
+            warnings.warn(
+                f"{path}: nodata {nodata:g} found, which is the value of '{entry.name}'; it is taken for unknown and left out. Where "
+                f"it means {entry.name}, name the classes with --classes",
                 DataWarning,
                 stacklevel=4,
             )

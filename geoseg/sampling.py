@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from geoseg.area_estimation import allocate, sample_size
+from geoseg.choices import refuse_below
 from geoseg.class_map import open_class_map
 from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError, LegendError
@@ -99,9 +100,11 @@ def sample(
     with faults.collect():
         if out.suffix.lower() != ".gpkg":
             raise InputError(f"{out}: the form to label in is kept in a GeoPackage; give a name that ends in .gpkg")
-        refuse_inputs([out], [path])
+        refuse_inputs([out], [path] if aoi is None else [path, Path(aoi)])
         refuse_existing([out], overwrite)
-    _refuse_odd(faults, size, standard_error, minimum)
+    refuse_below(1, faults, size=size)
+    refuse_below(0, faults, seed=seed)
+    _refuse_odd(faults, standard_error, minimum)
     with bounded_cache(), ExitStack() as stack:
         with faults.collect():
             found = open_class_map(path, stack, aoi=aoi)
@@ -122,10 +125,7 @@ def sample(
     return PointSample(out, path, tuple(_rows(legend, classes, points)))
 
 
-def _refuse_odd(faults: Faults, size: int | None, standard_error: float, minimum: int) -> None:
-    with faults.collect():
-        if size is not None and size < 1:
-            raise InputError(f"--size {size}: 1 point or more is needed")
+def _refuse_odd(faults: Faults, standard_error: float, minimum: int) -> None:
     with faults.collect():
         if not 0 < standard_error < 0.5:
             raise InputError(f"--standard-error {standard_error:g}: above 0 and below 0.5 is needed, such as 0.01")

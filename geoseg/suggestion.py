@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from geoseg.acquisition import Survey, choose_windows, describe_window, doubt
 from geoseg.bundle import Bundle, open_bundle
 from geoseg.chips import FOOTPRINTS, INDEX
-from geoseg.choices import Precision
+from geoseg.choices import Precision, refuse_below
 from geoseg.display import Displayed
 from geoseg.errors import Faults, InputError, LabelError
 from geoseg.files import publish, refuse_existing, refuse_inputs
@@ -115,10 +115,7 @@ def suggest(
                 f"{out}: windows are written with their style into a GeoPackage; give a name that ends in .gpkg"
             )
         refuse_existing([out], overwrite)
-    for name, value in (("--count", count), ("--window", window), ("--batch-size", batch_size)):
-        with faults.collect():
-            if value is not None and value < 1:
-                raise InputError(f"{name} {value}: 1 or more is needed")
+    refuse_below(1, faults, count=count, window=window, batch_size=batch_size)
     with faults.collect():
         bundle = open_bundle(model)
     known: Polygons | None = None
@@ -127,7 +124,7 @@ def suggest(
     found = preflight_scenes(inputs, stack=stack, faults=faults)
     for scene in found:
         with faults.collect():
-            refuse_inputs([out], scene.paths)
+            refuse_inputs([out], [*scene.paths, *([Path(labelled)] if labelled is not None else [])])
     faults.raise_any()
     for scene in found:
         with faults.collect():

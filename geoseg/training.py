@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from geoseg.bundle import CARD, CURVES, HISTORY, WEIGHTS, Bundle, open_bundle, write_bundle
 from geoseg.checkpoints import LAST, PREVIOUS
 from geoseg.chips import ChipFolder
-from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling
+from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling, refuse_below
 from geoseg.devices import choose_device, choose_precision, precision_name
 from geoseg.errors import DataWarning, Faults, GeosegError, InputError, LearningError, ModelError, OutputExistsError
 from geoseg.figures import draw_curves
@@ -148,14 +148,15 @@ def train(
     unfinished = (checkpoints / _PLAN).exists()
     resumed = resume and unfinished
     with faults.collect():
-        _refuse_earlier(out, Path(chips), unfinished, resume, resumed or overwrite)
+        for option, given in (("the chips", chips), ("--init", init)):
+            if given is not None and out.resolve() == Path(given).resolve():
+                raise InputError(f"--out {out}: is the folder of {option}, which is never written to; choose another")
+        _refuse_earlier(out, unfinished, resume, resumed or overwrite)
     with faults.collect():
         folder = open_samples(chips, progress=progress)
         _refuse_empty(folder)
     with faults.collect():
-        for name, number in (("seed", seed), ("workers", workers)):
-            if number is not None and number < 0:
-                raise InputError(f"--{name} {number}: 0 or more is needed")
+        refuse_below(0, faults, seed=seed, workers=workers)
         processor = choose_device(device)
         machine = Machine(
             processor, _checked_devices(processor, devices), choose_precision(processor, precision), workers,
@@ -188,9 +189,7 @@ def train(
     return open_bundle(out)
 
 
-def _refuse_earlier(out: Path, chips: Path, unfinished: bool, resume: bool, allowed: bool) -> None:
-    if out.resolve() == chips.resolve():
-        raise InputError(f"--out {out}: is the folder of the chips; choose another")
+def _refuse_earlier(out: Path, unfinished: bool, resume: bool, allowed: bool) -> None:
     if unfinished and not allowed:
         raise OutputExistsError(
             f"{out}: a run is here that is unfinished, or still going on; go on with it by --resume, or begin anew with "

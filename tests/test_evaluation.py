@@ -159,6 +159,61 @@ def test_only_some_classes_and_all_others_as_one(pair, tmp_path):
         geoseg.evaluate(predicted, truth, only="forest", out=tmp_path / "t")
 
 
+def test_how_sure_a_map_is_of_several_classes_together_is_not_known(pair, tmp_path, write_scene):
+    predicted, truth, *_ = pair
+    with rasterio.open(predicted) as raster:
+        told = raster.read(1)
+    classes = write_scene("m_classes.tif", told, nodata=0)
+    write_scene("m_confidence.tif", np.full(told.shape, 125, np.uint8), nodata=255)
+    with rasterio.open(tmp_path / "m_confidence.tif", "r+") as raster:
+        raster.scales = (1 / 250,)
+    whole = geoseg.evaluate(classes, truth, out=tmp_path / "whole", bootstrap=5).metrics
+    assert whole["calibration"]["ece"] == pytest.approx(whole["pixel_accuracy"] - 0.5)
+    merged = geoseg.evaluate(classes, truth, only="class_2", out=tmp_path / "merged", bootstrap=5).metrics
+    assert merged["calibration"] is None
+
+
+def test_nodata_that_is_the_value_of_a_class_counts_where_the_classes_are_named(write_scene, tmp_path):
+    # All is called cultivated, half of it is: a map that is blamed for nothing would have an IoU of 1.
+    predicted = write_scene("map.tif", np.ones((64, 64), np.uint8))
+    truth = write_scene(
+        "truth.tif", np.repeat([0, 1], 32).astype(np.uint8)[:, None] * np.ones((1, 64), np.uint8), nodata=0
+    )
+    named = geoseg.evaluate(
+        predicted, truth, classes="0=background,1=cultivated", out=tmp_path / "named", bootstrap=5
+    ).metrics
+    assert named["classes"][1]["iou"] == 0.5
+    assert named["classes"][0]["support"] == 32 * 64
+    told = np.zeros((64, 64), np.uint8)
+    told[:, 32:] = 1
+    with pytest.warns(DataWarning, match=r"truth\.tif: nodata 0 found, which is the value of 'class_0'.*--classes"):
+        geoseg.evaluate(write_scene("other.tif", told), truth, out=tmp_path / "told", bootstrap=5)
+
+
+@pytest.mark.parametrize("what", ["aoi", "reference"])
+def test_a_report_is_not_written_over_what_it_is_made_of(pair, tmp_path, what):
+    predicted, truth, *_ = pair
+    (tmp_path / "r").mkdir()
+    mine = write_polygons(tmp_path / "r" / "errors.gpkg", [box(0, 0, 30, 40)], kind=["class_2"])
+    before = mine.read_bytes()
+    options = {"aoi": mine} if what == "aoi" else {"class_field": "kind", "unlabelled": "ignore"}
+    with pytest.raises(OutputExistsError, match=r"errors\.gpkg: is an input of this run"):
+        geoseg.evaluate(
+            predicted, mine if what == "reference" else truth, out=tmp_path / "r", overwrite=True, **options
+        )
+    assert mine.read_bytes() == before
+
+
+def test_pixels_are_as_large_as_asked_for_on_the_ground(tmp_path):
+    # A square of 400 m on the ground at 60 degrees north, where a metre of Web Mercator is half of one.
+    layers = [write_polygons(tmp_path / f"{name}.gpkg", [shapely.box(1e6, 8.4e6, 1e6 + 800, 8.4e6 + 800)], crs=3857, kind=["a"])
+              for name in "ab"]  # fmt: skip
+    metrics = geoseg.evaluate(
+        *layers, class_field="kind", pixel_size=10, boundary_tolerance="2", out=tmp_path / "r", bootstrap=5
+    ).metrics
+    assert metrics["boundary"]["tolerance_m"] == pytest.approx(20, rel=0.01)
+
+
 def test_only_what_lies_inside_the_area_counts(pair, tmp_path):
     predicted, truth, reference, found = pair
     aoi = write_polygons(tmp_path / "aoi.gpkg", [box(250, 10, 20, 30)])
@@ -306,7 +361,9 @@ def test_an_absent_class_is_null_and_said(write_scene, tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"bootstrap": 0}, "--bootstrap 0"),
+        ({"bootstrap": 0}, "--bootstrap 0: 1 or more"),
+        ({"batch_size": 0}, "--batch-size 0: 1 or more"),
+        ({"seed": -1}, "--seed -1: 0 or more"),
         ({"iou_threshold": 0.4}, "--iou-threshold 0.4"),
         ({"iou_threshold": 1}, "--iou-threshold 1"),
         ({"boundary_tolerance": "0.5"}, "1 to 100 pixels"),

@@ -156,6 +156,14 @@ def test_pixels_of_a_geographic_crs_differ_in_area(rng, write_scene, tmp_path):
     assert sum(entry["mapped_ha"] for entry in sample["classes"]) == pytest.approx(total, rel=0.01)
 
 
+def test_points_are_not_written_over_their_area(world, tmp_path):
+    area = write_polygons(tmp_path / "points.gpkg", [box(0, 0, 100, 100)])
+    before = area.read_bytes()
+    with pytest.raises(OutputExistsError, match=r"points\.gpkg: is an input of this run"):
+        geoseg.sample(world[0], aoi=area, out=area, overwrite=True)
+    assert area.read_bytes() == before
+
+
 def test_only_inside_the_area(world, tmp_path):
     path, _, truth = world
     aoi = write_polygons(tmp_path / "aoi.gpkg", [box(100, 100, 60, 80)])

@@ -210,6 +210,17 @@ def test_one_line_for_what_cannot_be(world, tmp_path, options, match):
     assert not (tmp_path / "s.gpkg").exists()
 
 
+def test_windows_that_were_drawn_over_are_not_written_over(world, tmp_path):
+    scene, model, _ = world
+    geoseg.suggest(scene, model=model, out=tmp_path / "s.gpkg", count=1)
+    before = (tmp_path / "s.gpkg").read_bytes()
+    with pytest.raises(OutputExistsError, match=r"s\.gpkg: is an input of this run"):
+        geoseg.suggest(
+            scene, model=model, out=tmp_path / "s.gpkg", labelled=tmp_path / "s.gpkg", count=1, overwrite=True
+        )
+    assert (tmp_path / "s.gpkg").read_bytes() == before
+
+
 def test_an_earlier_file_stays(world, tmp_path):
     scene, model, _ = world
     geoseg.suggest(scene, model=model, out=tmp_path / "s.gpkg", count=1)

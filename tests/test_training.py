@@ -22,7 +22,7 @@ from scenery import box, write_polygons
 
 import geoseg
 from geoseg import checkpoints, fcn, fitting
-from geoseg.bundle import open_bundle
+from geoseg.bundle import WEIGHTS, open_bundle
 from geoseg.chips import open_chips
 from geoseg.errors import (
     DataWarning,
@@ -510,6 +510,15 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(chips, tmp_path, options,
         geoseg.train(chips, out=tmp_path / "model", **QUICK | options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_the_model_that_it_starts_from_stays(chips, tmp_path):
+    geoseg.train(chips, out=tmp_path / "model", **QUICK)
+    before = (tmp_path / "model" / WEIGHTS).read_bytes()
+    started = {name: value for name, value in QUICK.items() if name != "width"}
+    with pytest.raises(geoseg.GeosegError, match=r"model: is the folder of --init, which is never written to"):
+        geoseg.train(chips, out=tmp_path / "model", init=tmp_path / "model", overwrite=True, **started)
+    assert (tmp_path / "model" / WEIGHTS).read_bytes() == before
 
 
 def test_a_batch_of_one_that_batch_norm_cannot_learn_from_is_one_line(chips, tmp_path):

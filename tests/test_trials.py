@@ -13,7 +13,7 @@ from affine import Affine
 from farm import plough
 
 import geoseg
-from geoseg.errors import DataWarning, FormatError, GeosegWarning
+from geoseg.errors import DataWarning, FormatError, GeosegWarning, InputError
 from geoseg.scenes import describe_scene
 
 
@@ -107,3 +107,9 @@ def test_a_card_whose_ground_is_none_is_refused_in_one_line(farm, tmp_path):
     (tmp_path / "model" / "model.json").write_text(json.dumps(card))
     with pytest.raises(FormatError, match="ground of training: Expected"):
         geoseg.evaluate(farm / "chips", model=tmp_path / "model", out=tmp_path / "report")
+
+
+@pytest.mark.parametrize("option", [{"classes": "0=a"}, {"class_field": "kind"}, {"unlabelled": "ignore"}])
+def test_what_does_nothing_to_chips_is_refused(farm, tmp_path, option):
+    with pytest.raises(InputError, match=f"--{next(iter(option)).replace('_', '-')} .*: for a map and a reference"):
+        geoseg.evaluate(farm / "chips", model=farm / "model", out=tmp_path / "report", **option)
