@@ -23,6 +23,7 @@ from geoseg.pipeline import ahead, workers
 from geoseg.polygon_labels import Polygons, inside_of
 from geoseg.predictor import Predictor
 from geoseg.progress import Progress
+from geoseg.raster import files_behind
 from geoseg.reach import COARSEST
 from geoseg.scenes import Scene
 from geoseg.strips import Strips
@@ -126,7 +127,8 @@ class MapJob:
     def plan(self) -> dict[str, Any]:
         """The same in words, for a run that goes on to be held against."""
         scene = self.scene
-        files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in scene.paths]
+        behind = [file for path in scene.paths for file in files_behind(path, scene.access)]
+        files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in behind]
         plan = {
             "version": VERSION,
             "scene": [scene.name, scene.height, scene.width, files],

@@ -214,7 +214,7 @@ def _check(
     for scene in scenes:
         targets = [out / name for name in all_names(scene.name)]
         with faults.collect():
-            refuse_inputs(targets, scene.paths)
+            refuse_inputs(targets, [*scene.paths, *([Path(options.aoi)] if options.aoi is not None else [])])
             # Where a run goes on, the map of a scene may be whole.
             refuse_existing(targets, overwrite or (resume and run_file(scene, out).exists()))
         if area is not None:

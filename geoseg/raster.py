@@ -101,7 +101,7 @@ def open_raster(source: Path | RemoteFile, access: Access = LOCAL) -> Iterator[D
         name, driver = source.absolute(), driver_of(source, vrt=access.vrt)
         _refuse_strange_sidecars(source)
         if driver == "VRT":
-            _refuse_strange_sources(source, access)
+            _checked_sources(source, access)
     with reading(source):
         with georeference_optional(), network(source, access):
             dataset = rasterio.open(name, driver=driver)
@@ -141,10 +141,19 @@ def _refuse_lies(source: Path | RemoteFile, dataset: DatasetReader) -> None:
         )
 
 
-def _refuse_strange_sources(vrt: Path, access: Access) -> None:
-    """Raise `RasterError` unless all that a VRT and the VRTs in it name are rasters that would open by themselves.
+def files_behind(path: Path, access: Access) -> list[Path]:
+    """The files that pixels come from: the raster itself, all that a VRT names, and the masks beside them."""
+    files = sorted(_checked_sources(path, access)) if access.vrt and driver_of(path, vrt=True) == "VRT" else [path]
+    masks = [file.with_name(f"{file.name}.msk") for file in files]
+    return [*files, *(mask for mask in masks if mask.exists())]
 
-    GDAL opens them with any of its drivers, of which some make requests or write files.
+
+def _checked_sources(vrt: Path, access: Access) -> set[Path]:
+    """A VRT, and all that it and the VRTs in it name.
+
+    Raises:
+        RasterError: one of them is no raster that would open by itself. GDAL opens them with any of its drivers, of which
+            some make requests or write files.
     """
     waiting = [vrt.parent.resolve() / vrt.name]
     seen = set(waiting)
@@ -156,6 +165,7 @@ def _refuse_strange_sources(vrt: Path, access: Access) -> None:
                 _refuse_strange_sidecars(file)
             seen |= named
             waiting += named
+    return seen
 
 
 _filters = threading.RLock()

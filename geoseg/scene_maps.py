@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import torch
 from geoseg.bundle import Bundle
 from geoseg.choices import Blend, Engine, Rule, TestTimeAugmentation, at_least, one_of, refuse_odd
 from geoseg.display import Displayed
-from geoseg.errors import DataWarning, Faults, OutputExistsError
+from geoseg.errors import DataWarning, Faults, GeosegError, OutputExistsError
 from geoseg.fields import growth_for
 from geoseg.files import read_json, sha256, stage_occupied, write_json
 from geoseg.grid import Layout
 from geoseg.mapping import MapJob, choose_batch_size, choose_layout
-from geoseg.maps import all_names, class_totals, file_names, map_layers, write_map_project, write_styles
+from geoseg.maps import all_names, class_totals, file_names, map_layers, sidecar_names, write_map_project, write_styles
 from geoseg.polygon_labels import Polygons
 from geoseg.predictor import Predictor, choose_threshold
 from geoseg.progress import Progress
@@ -233,6 +233,16 @@ def find_earlier(plan: SceneMap, run: MapRun, faults: Faults) -> ScenePrediction
     return None
 
 
+def _given_way(plan: SceneMap, out: Path) -> list[str]:
+    """The files that an earlier run says it has written, and what programs have noted beside rasters that are replaced."""
+    written: object = None
+    with suppress(GeosegError):
+        written = read_json(run_file(plan.scene, out), newest=_FORMAT, what="the run file of a map").get("outputs")
+    earlier = [name for name in all_names(plan.scene.name) if isinstance(written, dict) and name in written]
+    rasters = {name: name for name in (*plan.names.values(), *earlier)}
+    return list(dict.fromkeys([*rasters, *sidecar_names(rasters)]))
+
+
 def _names(scene: Scene, options: MapOptions) -> dict[str, str]:
     return file_names(
         scene.name, confidence=options.confidence, probabilities=options.probabilities, polygons=options.polygons
@@ -244,7 +254,7 @@ def publish_map(plan: SceneMap, run: MapRun, began: float, check: SeamCheck | No
     clock = [began, time.monotonic()]
     scene, names, strips = plan.scene, plan.names, plan.job.strips
     options, legend, out, balance = run.options, run.bundle.legend, run.out, None
-    with stage_occupied(out, last=names["run"], replaces=all_names(scene.name), overwrite=run.overwrite) as staging:
+    with stage_occupied(out, last=names["run"], replaces=_given_way(plan, out), overwrite=run.overwrite) as staging:
         for layer in plan.layers:
             strips.join(layer, staging / names[layer.kind])
         clock.append(time.monotonic())

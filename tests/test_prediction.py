@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import rasterio.shutil
 import shapely
 import torch
 from nursery import nursery
+from rasterio.errors import NotGeoreferencedWarning
 
 import geoseg
 from geoseg.bundle import open_bundle, write_bundle
@@ -406,6 +408,49 @@ def test_no_file_of_an_earlier_map_stays_beside_the_new_one(world):
         "scene_classes.tif", "scene_classes.qml", "scene_classes.tif.aux.xml", "scene.qgz", "scene_run.json",
         "scene_stac.json",
     }  # fmt: skip
+
+
+def test_what_others_have_put_under_names_that_are_not_written_stays(world):
+    options = {**OPTIONS, "probabilities": False}
+    geoseg.predict(world / "scene.tif", model=world / "model", out=world / "out", **options)
+    mine = world / "out" / "scene_probabilities.tif", world / "out" / "scene_polygons.gpkg"
+    for path in mine:
+        path.write_text("mine")
+    geoseg.predict(world / "scene.tif", model=world / "model", out=world / "out", overwrite=True, **options)
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+
+
+def test_an_area_that_lies_among_the_outputs_is_not_written_over(world):
+    made, _ = predict(world, "out", polygons=True)
+    area = made.outputs["polygons"]
+    before = area.read_bytes()
+    with pytest.raises(OutputExistsError, match=r"scene_polygons\.gpkg: is an input of this run"):
+        predict(world, "out", polygons=True, aoi=area, overwrite=True)
+    assert area.read_bytes() == before
+
+
+def test_a_mask_that_has_changed_is_another_scene(world):
+    hidden = np.zeros((300, 250), np.uint8)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(world / "scene.tif", "r+") as raster:
+        raster.write_mask(hidden + 255)
+    predict(world, "out")
+    time.sleep(0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(world / "scene.tif.msk", "r+") as raster:
+            raster.write(hidden[None])
+    with pytest.raises(OutputExistsError, match="another model, scene or option"):
+        predict(world, "out", resume=True)
+
+
+def test_a_mosaic_of_which_a_scene_has_changed_is_another_one(world):
+    rasterio.shutil.copy(world / "scene.tif", world / "mosaic.vrt", driver="VRT")
+    predict(world, "out", "mosaic.vrt", allow_vrt=True)
+    assert predict(world, "out", "mosaic.vrt", allow_vrt=True, resume=True)[0].facts["classes"]
+    with rasterio.open(world / "scene.tif", "r+") as raster:
+        raster.write(raster.read()[:, ::-1])
+    with pytest.raises(OutputExistsError, match="another model, scene or option"):
+        predict(world, "out", "mosaic.vrt", allow_vrt=True, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone", "altered"])
