@@ -18,6 +18,7 @@ from geoseg.spec import ImageSpec
 
 _PIXEL_SIZE_TOLERANCE = 1.25
 _SPREAD_TOLERANCE = 10
+_LEAST_PIXEL_M = 0.001
 _SAMPLES, _SIDE, _ENOUGH_PIXELS = 4, 32, 256
 """Windows per side of a scene of which values are looked at, their rows and columns, and the pixels that tell something."""
 
@@ -34,12 +35,24 @@ def preflight_scenes(
     scenes = find_scenes(inputs, stack=stack, access=access, faults=faults)
     for scene in scenes:
         with faults.collect():
+            if scene.palette:
+                raise RasterError(
+                    f"{scene.path}: an image with a palette found, whose values are numbers of colours; turn them into bands "
+                    f"with: gdal_translate -expand rgb IN OUT.tif"
+                )
             _ = scene.pixel_size_m  # a CRS without a place on the earth shows here
             _, bottom, _, top = scene.bounds
             if scene.crs and scene.crs.is_geographic and not -91 < bottom <= top < 91:
                 warnings.warn(
                     f"{scene.path}: latitudes from {bottom:g} to {top:g} found, so the CRS is not that of the coordinates and "
                     f"no area can be told; set the right one with: gdal_edit.py -a_srs",
+                    DataWarning,
+                    stacklevel=3,
+                )
+            if scene.crs and not scene.crs.is_geographic and (scene.map_pixel_size_m or 1) < _LEAST_PIXEL_M:
+                warnings.warn(
+                    f"{scene.path}: pixels of {scene.map_pixel_size_m:.2g} m found, so the CRS is not that of the coordinates "
+                    f"(degrees?); set the right one with: gdal_edit.py -a_srs EPSG:4326",
                     DataWarning,
                     stacklevel=3,
                 )
@@ -137,7 +150,8 @@ def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str]
     if bands is not None:
         sources = choose_bands(scene, bands)
     elif _named_apart(image, scene):
-        sources = tuple(scene.band_names.index(name) + 1 for name in image.names)
+        names = [name.casefold() for name in scene.band_names]
+        sources = tuple(names.index(name.casefold()) + 1 for name in image.names)
     elif count == image.source_count:
         sources = image.sources
     else:
@@ -158,8 +172,8 @@ def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str]
 
 def _named_apart(image: ImageSpec, scene: Scene) -> bool:
     """Whether names tell which of the scene's bands are the model's."""
-    told = not any(map(_MADE_UP_NAME.fullmatch, image.names))
-    return told and all(scene.band_names.count(name) == 1 for name in image.names)
+    told, names = not any(map(_MADE_UP_NAME.fullmatch, image.names)), [name.casefold() for name in scene.band_names]
+    return told and all(names.count(name.casefold()) == 1 for name in image.names)
 
 
 def _match_dtypes(scene: Scene, image: ImageSpec, sources: Sequence[int]) -> None:

@@ -45,6 +45,7 @@ class Scene:
         transform: pixel to CRS coordinates; the identity for a picture.
         remote: the file of a scene at an address.
         access: what it may reach when it is opened.
+        palette: whether its values are numbers of colours.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Scene:
     transform: Affine
     remote: RemoteFile | None = None
     access: Access = LOCAL
+    palette: bool = False
 
     def __str__(self) -> str:
         size = f"{self.height} x {self.width}, {len(self.band_names)} bands {'/'.join(sorted(set(self.dtypes)))}"
@@ -185,7 +187,9 @@ class SceneReader:
     def __init__(self, scene: Scene, datasets: Sequence[DatasetReader]) -> None:
         self.scene = scene
         # The open file of each band of the scene, and the band's number in it.
-        self._places = [(file, number) for file in datasets for number in (_bands(file) if len(datasets) == 1 else [1])]
+        self._places = [
+            (file, number) for file in datasets for number in (data_bands(file) if len(datasets) == 1 else [1])
+        ]
 
     def read(
         self, window: Window, sources: Sequence[int], edge: Literal["mirror", "nodata"] = "mirror"
@@ -317,7 +321,7 @@ def valid_pixels(
     return valid
 
 
-def _bands(dataset: DatasetReader) -> list[int]:
+def data_bands(dataset: DatasetReader) -> list[int]:
     """Numbers, in the file, of the bands that are not alpha."""
     return [
         number for number, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind != ColorInterp.alpha
@@ -388,7 +392,7 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
     with open_raster(source, access) as dataset:
         if isinstance(source, Path):  # the size of a remote file would be one more request
             refuse_truncated(source, dataset)
-        bands = [number - 1 for number in _bands(dataset)]
+        bands = [number - 1 for number in data_bands(dataset)]
         # Asked for once: each time, rasterio asks for those of all bands, and a damaged header can tell of 65,000.
         dtypes, names, nodata = dataset.dtypes, dataset.descriptions, dataset.nodatavals
         if not bands or any(np.dtype(dtypes[i]).kind not in "uif" for i in bands):
@@ -417,6 +421,7 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
             transform=dataset.transform,
             remote=source if isinstance(source, RemoteFile) else None,
             access=access,
+            palette=ColorInterp.palette in dataset.colorinterp,
         )
 
 

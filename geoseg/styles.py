@@ -15,6 +15,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from geoseg.legend import CLASS_NAME, Legend
 from geoseg.raster import open_raster
 from geoseg.remote import LOCAL, Access
+from geoseg.scenes import data_bands
 
 # Newer versions read older files and amend them where need be; without a version they take them for older than 1.0.
 QGIS_VERSION = "3.22.0"
@@ -119,7 +120,7 @@ def scene_style(
 
     Args:
         path: the scene, which is asked for its band scales and its alpha band or mask.
-        bands: numbers, from 1, of the bands for red, green and blue, or of the one for grey.
+        bands: numbers, from 1, of the bands for red, green and blue, or of the one for grey; an alpha band has none.
         low: raw value per band that is shown black.
         high: raw value per band that is shown at full brightness.
         access: what the scene may reach.
@@ -128,7 +129,8 @@ def scene_style(
         MissingFileError, RasterError: the scene cannot be read.
     """
     with open_raster(path, access) as dataset:
-        scales, offsets = dataset.scales, dataset.offsets
+        scales, offsets, colours = dataset.scales, dataset.offsets, data_bands(dataset)
+        bands = [colours[band - 1] for band in bands]
         alpha = dataset.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in dataset.colorinterp else -1
         if alpha < 0 and MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
             alpha = dataset.count + 1  # QGIS shows a mask as one more band

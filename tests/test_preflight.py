@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from scenery import TRANSFORM, one_line_each
 
@@ -197,6 +198,27 @@ def test_degrees_that_are_none_are_warned_of(write_scene):
         DataWarning, match=r"metres\.tif: latitudes from .* to 4\.5e\+06 found, so the CRS is not that of"
     ):
         preflight_scenes([path], stack=False, faults=Faults())
+
+
+def test_degrees_in_a_projection_are_warned_of(write_scene):
+    transform = Affine(1e-4, 0, 10, 0, -1e-4, 50)
+    path = write_scene("degrees.tif", np.ones((1, 3, 3), np.uint8), crs="EPSG:32633", transform=transform)
+    with pytest.warns(DataWarning, match=r"degrees\.tif: pixels of 0\.0001 m found, so the CRS is not that of"):
+        preflight_scenes([path], stack=False, faults=Faults())
+
+
+def test_numbers_of_colours_are_no_bands(write_scene):
+    path, faults = write_scene("palette.tif", np.ones((3, 3), np.uint8)), Faults()
+    with rasterio.open(path, "r+") as raster:
+        raster.write_colormap(1, {1: (255, 0, 0, 255)})
+    preflight_scenes([path], stack=False, faults=faults)
+    assert len(faults.errors) == 1
+    assert "palette.tif: an image with a palette found" in str(faults.errors[0])
+
+
+def test_names_in_other_letters_are_the_same_bands(make):
+    image = model(["blue", "green", "red", "nir"], [1, 2, 3, 4], 4)
+    assert match_model(make("a.tif", 4, ["Nir", "RED", "Green", "blue"]), image) == (4, 3, 2, 1)
 
 
 def test_bands_are_found_by_name_number_or_order(make):

@@ -156,6 +156,17 @@ def test_scene_style_stretches_each_colour(tmp_path):
     assert stretches(style) == [(1, 10), (2, 20), (3.5, 30)]
 
 
+def test_scene_style_counts_bands_without_an_alpha_band(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif", 4)
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.colorinterp = [ColorInterp.alpha, ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+        dataset.scales = (9, 1, 1, 0.5)
+    style = styles.scene_style(scene, [3, 2, 1], [0, 0, 0], [10, 20, 30])
+    renderer = ElementTree.fromstring(style).find("pipe/rasterrenderer")
+    assert [renderer.get(f"{colour}Band") for colour in ("red", "green", "blue", "alpha")] == ["4", "3", "2", "1"]
+    assert stretches(style) == [(0, 5), (0, 20), (0, 30)]
+
+
 def test_scene_style_of_one_band_is_grey_and_never_an_empty_range(tmp_path):
     style = styles.scene_style(make_scene(tmp_path / "scene.tif", 2), [2], [7], [7])
     renderer = ElementTree.fromstring(style).find("pipe/rasterrenderer")
