@@ -14,7 +14,7 @@ import numpy as np
 
 from geoseg.choices import Other, SplitBy, Unlabelled
 from geoseg.display import Displayed
-from geoseg.errors import Faults, GeosegError, GeosegWarning
+from geoseg.errors import Faults, GeosegError, GeosegWarning, InputError
 from geoseg.pairs import TileOptions
 from geoseg.polygon_labels import read_polygons
 from geoseg.preflight import alike_bands, match_model, match_values, preflight_scenes
@@ -157,6 +157,12 @@ def check(
                 boundary=boundary, instances=instances,
                 seed=seed,
             )  # fmt: skip
+            for option, given in (("--allow-remote", allow_remote), ("--allow-vrt", allow_vrt)):
+                with faults.collect():
+                    if given:
+                        raise InputError(
+                            f"{option}: not with --labels, since tile reads local rasters alone; leave it out"
+                        )
             sources = alike_bands(found, bands, faults)
             with faults.collect():
                 plan = survey(found, labels, sources, options, faults, progress)

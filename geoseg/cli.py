@@ -184,13 +184,18 @@ def _load_config(ctx: click.Context, param: click.Parameter, path: str | None) -
             raise click.BadParameter(f"{path}: '{name}' is not a table of options of a command, such as [tile]")
     command = str(ctx.command.name)
     given = {name.replace("-", "_"): value for name, value in tables.get(command, {}).items()}
-    known = {option.name for option in ctx.command.params if isinstance(option, click.Option) and option is not param}
-    if not given.keys() <= known:
-        raise click.BadParameter(f"{path}: {command} has no option {', '.join(sorted(given.keys() - known))}")
+    options = {
+        str(option.name): option
+        for option in ctx.command.params
+        if isinstance(option, click.Option) and option is not param
+    }
+    if not given.keys() <= options.keys():
+        raise click.BadParameter(f"{path}: {command} has no option {', '.join(sorted(given.keys() - options.keys()))}")
     # As they would stand on the command line, so that they are read and refused alike.
-    ctx.default_map = {
+    texts = {
         name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()
     }
+    ctx.default_map = {name: [text] if options[name].multiple else text for name, text in texts.items()}
 
 
 def _list_recipes(ctx: click.Context, param: click.Parameter, name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from geoseg.augment import Augmentation
 from geoseg.chips import ChipFolder
@@ -26,7 +26,8 @@ class ChipDataset(Dataset[Sample]):
     """Chips as the network takes them: image float32 (bands, rows, cols), mask int64 (rows, cols).
 
     What a sample looks like follows from (seed, epoch, sample) alone, whichever worker reads it. Chips are kept in
-    memory as they are on disk, up to 2 GiB, since reading one takes as long as a small network needs to learn from it.
+    memory as they are on disk, up to 2 GiB in all workers together, since reading one takes as long as a small network
+    needs to learn from it.
 
     Args:
         folder: the chips.
@@ -46,7 +47,7 @@ class ChipDataset(Dataset[Sample]):
         self.folder, self.chips, self.image = folder, folder.of(split), image
         self.augmentation, self.crop, self.seed = augmentation, crop, seed
         self._kept: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self._room = _CACHE_BYTES
+        self._kept_bytes = 0
         self._samples_per_chip = max(1, round(image.chip_size**2 / crop**2)) if crop else 1
 
     def __len__(self) -> int:
@@ -69,9 +70,9 @@ class ChipDataset(Dataset[Sample]):
         arrays = self._kept.get(index)
         if arrays is None:
             arrays = self.folder.read(self.chips[index])
-            size = sum(array.nbytes for array in arrays)
-            if size <= self._room:
-                self._room -= size
+            size, worker = sum(array.nbytes for array in arrays), get_worker_info()
+            if self._kept_bytes + size <= _CACHE_BYTES // (worker.num_workers if worker else 1):
+                self._kept_bytes += size
                 self._kept[index] = arrays
         return arrays
 

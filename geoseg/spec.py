@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -153,8 +153,8 @@ class ImageSpec:
 class StatisticsSum:
     """Streams the statistics of bands over any number of chips, in memory that does not grow with them.
 
-    Mean and variance are merged chip by chip (Chan, Golub and LeVeque 1979, eq. 2.1). Percentiles come from a sample of
-    pixels spread evenly over the chips, thinned whenever it has grown to `sample_limit`.
+    Mean and variance are merged chip by chip (Chan, Golub and LeVeque 1979, eq. 2.1). Percentiles come from pixels drawn at
+    random, one in `sample_step` of each chip, thinned whenever there are more than `sample_limit`.
     """
 
     sample_limit: int = 1_000_000
@@ -165,6 +165,7 @@ class StatisticsSum:
     low: np.ndarray = field(default_factory=lambda: np.zeros(0))
     high: np.ndarray = field(default_factory=lambda: np.zeros(0))
     samples: list[np.ndarray] = field(default_factory=list)
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def add(self, pixels: np.ndarray, valid: np.ndarray) -> None:
         """Count the valid pixels of one chip: pixels (bands, rows, cols), valid (rows, cols) bool."""
@@ -185,7 +186,8 @@ class StatisticsSum:
             self.mean = self.mean + delta * count / total
             self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
             self.count = total
-        self.samples.append(values[:, :: min(self.sample_step, count)].astype(np.float32))
+        drawn = self.rng.choice(count, -(-count // self.sample_step), replace=False, shuffle=False)
+        self.samples.append(values[:, drawn].astype(np.float32))
         if sum(sample.shape[1] for sample in self.samples) > self.sample_limit:
             self.samples = [np.concatenate(self.samples, axis=1)[:, ::2]]
             self.sample_step *= 2
@@ -196,6 +198,14 @@ class StatisticsSum:
         std = np.sqrt(self.squares / self.count)
         columns = (self.mean, std, self.low, self.high, p1, p99)
         return [BandStatistics(*(float(value) for value in row)) for row in zip(*columns, strict=True)]
+
+
+def refuse_odd_scaling(scaling: Scaling, bands: int) -> None:
+    """Raise `InputError` where bands cannot be scaled so."""
+    if scaling not in (known := get_args(Scaling)):
+        raise InputError(f"--scale {scaling}: known are {', '.join(known)}")
+    if scaling == "imagenet" and bands != 3:
+        raise InputError(f"--scale imagenet: three bands are needed, red, green and blue; found are {bands}")
 
 
 def scale_bands(
@@ -216,10 +226,9 @@ def scale_bands(
     the 99th percentile (darkness the 1st) in others.
 
     Raises:
-        InputError: `imagenet` for other than three bands.
+        InputError: `imagenet` for other than three bands, or a word that is not known.
     """
-    if scaling == "imagenet" and len(statistics) != 3:
-        raise InputError(f"--scale imagenet: three bands are needed, red, green and blue; found are {len(statistics)}")
+    refuse_odd_scaling(scaling, len(statistics))
     bands: list[Band] = []
     for facts, name, source, dtype, missing in zip(statistics, names, sources, dtypes, nodata, strict=True):
         clip = (facts.min - facts.std, facts.max + facts.std)

@@ -27,7 +27,7 @@ from geoseg.preflight import alike_bands, preflight_scenes
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.scenes import Scene
-from geoseg.spec import ImageSpec, StatisticsSum, scale_bands
+from geoseg.spec import ImageSpec, StatisticsSum, refuse_odd_scaling, scale_bands
 from geoseg.survey import Plan, survey
 
 _WILD = 1e30
@@ -115,7 +115,10 @@ def tile(
         with faults.collect():
             refuse_existing([out / INDEX], overwrite or dry_run)
         found = preflight_scenes(inputs, stack=stack, faults=faults)
-        plan = survey(found, labels, alike_bands(found, bands, faults), options, faults, progress)
+        sources = alike_bands(found, bands, faults)
+        with faults.collect():
+            refuse_odd_scaling(scale, len(sources))
+        plan = survey(found, labels, sources, options, faults, progress)
         if dry_run:
             return plan
         earlier = _earlier_files(out)

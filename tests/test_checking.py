@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.shutil
 import test_describing
 from affine import Affine
 from click.testing import CliRunner
@@ -90,6 +91,13 @@ def test_all_faults_of_model_labels_and_options_at_once(model, write_scene, rng,
     with pytest.raises(PreflightError) as error:
         check(short, labels=tmp_path / "no.tif", chip_size=0).raise_faults()
     assert said(error) == ["--chip-size 0", str(tmp_path / "no.tif")]
+
+
+def test_what_tile_does_not_read_is_a_fault_beside_labels(scene, labels, tmp_path):
+    rasterio.shutil.copy(scene, tmp_path / "a.vrt", driver="VRT")
+    check(tmp_path / "a.vrt", allow_vrt=True).raise_faults()
+    with pytest.raises(InputError, match="--allow-vrt: not with --labels"):
+        check(tmp_path / "a.vrt", labels=labels, chip_size=16, allow_vrt=True).raise_faults()
 
 
 def test_a_scene_is_needed(labels):

@@ -372,6 +372,7 @@ def test_a_config_sets_defaults(config):
         polygons = true
         connectivity = 8
         window = 512
+        only = ["cultivated", 2]
     """)
     given = params("tile", "--config", path, "x.tif")
     expected = {"labels": "labels.gpkg", "chip_size": 32, "min_label": 0.25, "bands": "4,red", "block_size": None,
@@ -379,7 +380,8 @@ def test_a_config_sets_defaults(config):
     assert {key: given[key] for key in expected} == expected
     assert params("train", "--config", path)["recipe"] == "mine"
     given = params("predict", "x.tif", "--config", path)
-    expected = {"confidence": False, "polygons": True, "connectivity": 8, "window": 512, "margin": None}
+    expected = {"confidence": False, "polygons": True, "connectivity": 8, "window": 512, "margin": None,
+                "only": "cultivated,2"}  # fmt: skip
     assert {key: given[key] for key in expected} == expected
     assert params("evaluate", "--config", path) == params("evaluate")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,10 +66,20 @@ def test_chips_are_read_once_while_there_is_room(folder, monkeypatch):
 
     monkeypatch.setattr(type(folder), "read", counted)
     chips = dataset(folder)
-    chips._room = 5 * 16 * 16 * (2 * 2 + 1 + 1)
+    monkeypatch.setattr("geoseg.samples._CACHE_BYTES", 5 * 16 * 16 * (2 * 2 + 1 + 1))
     first, second = ([chips[index] for index in range(16)] for _ in range(2))
     assert sorted(reads.values()) == [1] * 5 + [2] * 11
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(first, second, strict=True))
+
+
+def test_workers_share_the_room_for_chips(folder, monkeypatch):
+    chip = 16 * 16 * (2 * 2 + 1 + 1)
+    monkeypatch.setattr("geoseg.samples._CACHE_BYTES", 12 * chip)
+    monkeypatch.setattr("geoseg.samples.get_worker_info", lambda: SimpleNamespace(num_workers=4))
+    chips = dataset(folder)
+    for index in range(16):
+        _ = chips[index]
+    assert len(chips._kept) == 3
 
 
 def test_an_epoch_is_every_chip_once_in_an_order_of_its_own(folder):

@@ -125,6 +125,14 @@ def test_streamed_statistics_equal_numpy_on_everything(chips):
         assert [found.p1, found.p99] == pytest.approx(np.percentile(band, [1, 99]), rel=1e-5, abs=1e-5)
 
 
+def test_percentiles_see_all_columns():
+    chip = np.full((1, 256, 256), 100)
+    chip[..., ::16] = 0
+    total = StatisticsSum()
+    total.add(chip, np.ones((256, 256), bool))
+    assert (total.result()[0].p1, total.result()[0].p99) == (0, 100)
+
+
 def test_a_small_spread_on_a_large_level_is_not_lost(rng):
     chips = [1e9 + rng.normal(0, 1, (1, 50, 50)) for _ in range(20)]
     total = StatisticsSum()

@@ -435,6 +435,8 @@ def test_a_dry_run_writes_nothing(scene, labels, out, tmp_path):
         ({"split_by": "scene"}, SplitError, "1 scenes with chips found"),
         ({"classes": "none.csv"}, GeosegError, r"none\.csv: no legend could be read"),
         ({"background": "sea"}, GeosegError, "'sea' is not in the legend"),
+        ({"scale": "nonsense"}, GeosegError, "--scale nonsense: known are dataset, unit, percentile, imagenet"),
+        ({"bands": "1,2", "scale": "imagenet"}, GeosegError, "--scale imagenet: three bands are needed"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(write_scene, scene, labels, tmp_path, out, change, kind, said_):
