@@ -18,7 +18,7 @@ Each command is a function of the same name with the same options:
 A module imports from the floors below its own, and from its own floor where that makes no circle; verbs (floor 3) never
 import one another:
 
-    floor 4   cli __main__; plot notebook
+    floor 4   cli __main__; progress_bar; plot notebook
     floor 3   tiling training prediction polygons evaluation sampling suggestion exporting cataloguing describing checking
     floor 2   chips picture_layouts picture_masks pictures pairs survey preflight; models borders unet fcn losses
               bundle reach; devices folding engines views predictor merging standalone interchange deepness
@@ -29,7 +29,7 @@ import one another:
               trials tally assessment class_map place_layer point_style reference_points point_estimates
               report_tables report_figures report model_card stac disturbances robustness studies acquisition
     floor 1   raster remote geotiff vector geopackage scenes labels polygon_labels split footprints pixel_areas
-    floor 0   errors extras choices display named_parts progress interruption pipeline legend spec grid metrics intervals
+    floor 0   errors quieting extras choices display named_parts progress interruption pipeline legend spec grid metrics intervals
               calibration comparison area_estimation field_boundaries files version
 """
 
@@ -56,6 +56,7 @@ _HOMES = {
     "GeosegWarning": "errors",
     "ImageSpec": "spec",
     "Legend": "legend",
+    "ProgressBar": "progress_bar",
     "parse_legend": "legend",
 }
 
@@ -64,6 +65,7 @@ __all__ = [
     "GeosegWarning",
     "ImageSpec",
     "Legend",
+    "ProgressBar",
     "card",
     "check",
     "evaluate",
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
     from geoseg.legend import Legend, parse_legend
     from geoseg.polygons import polygonize
     from geoseg.prediction import predict
+    from geoseg.progress_bar import ProgressBar
     from geoseg.sampling import sample
     from geoseg.spec import ImageSpec
     from geoseg.suggestion import suggest

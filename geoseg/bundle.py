@@ -80,6 +80,11 @@ class Bundle(Displayed):
         return self.architecture.classes == 1 and len(self.legend) == 2
 
     @property
+    def stopped(self) -> bool:
+        """Whether the training was stopped by hand, and might have learnt more."""
+        return self.training.get("stopped") is True
+
+    @property
     def margin(self) -> int:
         """Pixels that a window must see around the ground it answers for: what lies further off changes next to nothing."""
         if not self.reach:
@@ -104,7 +109,8 @@ class Bundle(Displayed):
                 f"  bands      {', '.join(self.image.names)} ({'/'.join(sorted(set(self.image.dtypes)))})",
                 f"  classes    {self.legend}",
                 *([f"  threshold  {self.threshold:g}"] if self.one_channel else []),
-                f"  epochs     best {self.training.get('best_epoch', '?')} of {self.training.get('epochs_run', '?')}",
+                f"  epochs     best {self.training.get('best_epoch', '?')} of {self.training.get('epochs_run', '?')}"
+                + (f"; stopped before the end, at {self.training.get('epochs', '?')}" if self.stopped else ""),
                 *(f"  val {name:<20} {value:.3f}" for name, value in self.metrics.items() if isinstance(value, float)),
                 f"  weights    {self.weights_sha256[:16]}",
             ]

@@ -243,7 +243,9 @@ def split_lines(chips: Sequence[Chip], legend: Legend) -> list[str]:
     for split, counts in split_counts(chips, legend).items():
         total = max(sum(counts["class_pixels"].values()), 1)
         shares = ", ".join(f"{name} {100 * pixels / total:.1f} %" for name, pixels in counts["class_pixels"].items())
-        lines.append(f"  {split:<8} {counts['chips']:>5} chips" + (f"   {shares}" if counts["chips"] else ""))
+        blocks = len({chip.block for chip in chips if chip.split == split})
+        told = f" in {blocks} block{'s' * (blocks != 1)} of ground   {shares}" if blocks else ""
+        lines.append(f"  {split:<8} {counts['chips']:>5} chips{told}")
     return lines
 
 

@@ -20,7 +20,8 @@ import geoseg
 from geoseg import choices
 from geoseg.errors import DiskError, GeosegError, GeosegWarning, PreflightError, SomeScenesError, without_controls
 from geoseg.files import is_homeless
-from geoseg.interruption import listen, preferring_stops, stop_if_asked
+from geoseg.interruption import listen, preferring_stops
+from geoseg.progress_bar import ProgressBar
 
 
 class Verb(click.Command):
@@ -32,7 +33,7 @@ class Verb(click.Command):
 
     def invoke(self, ctx: click.Context) -> None:
         quiet, verbose, debug, strict, as_json, _ = (ctx.params.pop(str(option.name)) for option in SHARED)
-        with _one_line_errors(debug), closing(_Bar(quiet)) as bar, _warnings_shown(bar, verbose, strict):
+        with _one_line_errors(debug), closing(_Bar(quiet=quiet)) as bar, _warnings_shown(bar, verbose, strict):
             ctx.params["progress"] = bar
             try:
                 result = super().invoke(ctx)
@@ -128,46 +129,13 @@ def _warnings_shown(bar: _Bar, verbose: bool, strict: bool) -> Iterator[None]:
         yield
 
 
-class _Bar:
-    """A progress bar per stage, with the time that is left."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet, self._stage = quiet, ""
-        self._bar: Any = None
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        from tqdm import tqdm
-
-        stop_if_asked()
-        if self._bar is None or stage != self._stage:
-            self.close()
-            interval = 0.1 if sys.stderr.isatty() else _log_seconds()
-            self._stage, self._bar = stage, tqdm(total=total, desc=stage, disable=self._quiet, mininterval=interval)
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process draws a bar of its own."""
-        return {"_quiet": self._quiet, "_stage": "", "_bar": None}
+class _Bar(ProgressBar):
+    """A progress bar that makes way for lines."""
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        if self._bar is not None:
-            self._bar.clear()
+        self.clear()
         click.echo(_printable(line), err=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _log_seconds() -> float:
-    """How often a bar says something that is not on a terminal, but in a log; programs that draw their own ask for more."""
-    try:
-        return float(os.environ.get("GEOSEG_PROGRESS_SECONDS", "30"))
-    except ValueError:
-        return 30.0
 
 
 def _load_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:

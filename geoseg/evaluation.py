@@ -135,6 +135,10 @@ def evaluate(
                 trial: Trial
                 disturbed = None
                 if reference is None:
+                    if Path(chips).is_file():
+                        raise InputError(
+                            f"{chips}: a map needs a reference beside it: geoseg evaluate {chips} REFERENCE"
+                        )
                     trial = on_chips = open_chip_trial(
                         chips, model, split, batch_size=batch_size, precision=precision, device=device,
                         threshold=threshold, other=against,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import time
@@ -27,6 +26,7 @@ from geoseg.extras import refuse_missing
 from geoseg.interruption import heed
 from geoseg.learning import History, SegmentationTask
 from geoseg.progress import Progress, silent
+from geoseg.quieting import quiet_loggers
 from geoseg.recipe import Recipe
 from geoseg.samples import ChipDataset, training_loader, validation_loader
 from geoseg.spec import ImageSpec
@@ -268,15 +268,7 @@ def _known_trouble(error: Exception, recipe: Recipe) -> Exception | None:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advice to developers out of a user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for module in ("lightning", "torch"):
-                warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet_loggers("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
+        for module in ("lightning", "torch"):
+            warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+        yield

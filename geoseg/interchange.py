@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from torch import nn
 from geoseg.devices import out_of_memory
 from geoseg.errors import ModelError
 from geoseg.extras import import_openvino, refuse_missing
+from geoseg.quieting import quiet_loggers
 
 INPUT, OUTPUT = "pixels", "probabilities"
 
@@ -120,17 +120,13 @@ def open_openvino(path: Path, weights: Path) -> Runner:
 @contextmanager
 def _quiet() -> Any:
     """Hear nothing of how the exporters go about their work; what they cannot do they raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with (
+        quiet_loggers("torch.onnx", "torch.export", "onnxscript", "onnx_ir"),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

@@ -113,7 +113,8 @@ def refuse_no_overlap(path: Path, crs: Any, bounds: Sequence[float], scene: Scen
     if not (left < bounds[2] and right > bounds[0] and low < bounds[3] and high > bounds[1]):
         raise LabelError(
             f"{path}: does not overlap {scene.path} (x {bounds[0]:.6g}..{bounds[2]:.6g}, y {bounds[1]:.6g}..{bounds[3]:.6g} "
-            f"against x {left:.6g}..{right:.6g}, y {low:.6g}..{high:.6g} in the CRS of the labels); check both CRSs"
+            f"against x {left:.6g}..{right:.6g}, y {low:.6g}..{high:.6g} in the CRS of the labels); check both CRSs, or leave "
+            f"the scene out"
         )
     return left, low, right, high
 

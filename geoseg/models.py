@@ -7,7 +7,7 @@ Every network is an encoder, a decoder and a head. Those of segmentation-models-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -25,6 +25,7 @@ from geoseg.borders import reflect_borders
 from geoseg.choices import Padding
 from geoseg.errors import ModelError
 from geoseg.fcn import FeatureDecoder, ScoreDecoder, VGGPools
+from geoseg.quieting import quiet_loggers
 from geoseg.unet import UNetDecoder, UNetEncoder
 
 _SMP_NAMES = {
@@ -125,7 +126,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
-            raise ModelError(f"unknown architecture '{self.arch}': {_nearest(self.arch, ARCHITECTURES)}")
+            raise ModelError(
+                f"unknown architecture '{self.arch}'; known are {', '.join(ARCHITECTURES)}{_as_encoder(self.arch)}"
+            )
         if self.padding not in get_args(Padding):
             raise ModelError(f"unknown padding '{self.padding}': needed is one of {', '.join(get_args(Padding))}")
         for name in ("in_channels", "classes", "width"):
@@ -251,7 +254,8 @@ def _encoder_named(architecture: Architecture, encoder_weights: str | Path | Non
     _check_encoder(encoder)
     try:
         if encoder_weights == "imagenet":
-            yield True if encoder.startswith("tu-") else "imagenet"
+            with quiet_loggers("huggingface_hub"):  # it tells of each of its attempts, twice
+                yield True if encoder.startswith("tu-") else "imagenet"
         else:
             yield None
     except OSError as error:
@@ -271,7 +275,9 @@ def _check_encoder(encoder: str) -> None:
     if encoder in get_encoder_names() or (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
         return
     known = [*get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
-    raise ModelError(f"unknown encoder '{encoder}': {_nearest(encoder, known)}")
+    raise ModelError(
+        f"unknown encoder '{encoder}'; did you mean {' or '.join(get_close_matches(encoder, known, n=3, cutoff=0.0))}?"
+    )
 
 
 def _load_encoder_weights(encoder: nn.Module, path: Path, in_channels: int) -> None:
@@ -320,8 +326,10 @@ def _find_least_size(network: Segmenter, architecture: Architecture) -> int:
     raise ModelError(f"{architecture.encoder} takes images of one fixed size only: choose another --encoder")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return f"did you mean {' or '.join(get_close_matches(name, known, n=3, cutoff=0.0))}?"
+def _as_encoder(name: str) -> str:
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    return f"; as an encoder: --arch smp-unet --encoder {name}" if name in get_encoder_names() else ""
 
 
 def _one_line(error: Exception) -> str:

@@ -17,7 +17,14 @@ from geoseg.errors import DataWarning, Faults, LabelError
 from geoseg.field_boundaries import NO_FIELD, UNKNOWN, WIDEST, find_boundary
 from geoseg.labels import LabelReader, is_vector, match_labels, open_label_raster, read_legend
 from geoseg.legend import Legend, make_legend, parse_legend
-from geoseg.polygon_labels import PolygonLabels, Polygons, inside_of, polygon_legend, read_polygons
+from geoseg.polygon_labels import (
+    PolygonLabels,
+    Polygons,
+    inside_of,
+    polygon_legend,
+    read_polygons,
+    warn_of_class_columns,
+)
 from geoseg.scenes import Scene, SceneReader, describe_scene
 from geoseg.split import parse_ratio
 
@@ -219,6 +226,8 @@ def pair_labels(
             if is_vector(path):
                 field = options.class_field
                 polygons[path] = read_polygons(path, class_field=field, classes=legend, other=options.other)
+                if field is None and options.classes is None:
+                    warn_of_class_columns(path)
             else:
                 describe_scene(path)
             readable.append(path)

@@ -92,7 +92,10 @@ def curves(model: str | PathLike[str]) -> Picture:
             f"{path}: not found, so nothing is known of the training; only bundles made by geoseg train have it"
         )
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [
+            {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
     figure = Picture(figsize=(10, 4), layout="constrained")
     draw_curves(figure, rows)
     return figure

@@ -12,6 +12,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
+from pandas.api.types import is_numeric_dtype
 from rasterio.features import rasterize
 from rasterio.windows import Window, transform
 
@@ -23,6 +24,8 @@ from geoseg.legend import Legend, make_legend
 from geoseg.raster import georeference_optional
 from geoseg.scenes import Scene
 from geoseg.vector import open_layer
+
+_MOST_CLASSES = 30
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,23 @@ def read_polygons(
     return Polygons(path, gpd.GeoSeries(shapes[told], crs=frame.crs), keys)
 
 
+def warn_of_class_columns(path: Path) -> None:
+    """Where no class field was named, and a column of names that come again and again could be it, say so."""
+    layer = open_layer(path, prefer="Polygon")
+    table = layer.read()
+    for name in layer.fields:
+        if name in table and not is_numeric_dtype(table[name]) and table[name].map(type).eq(str).any():
+            texts = table[name].dropna().astype(str).str.strip()
+            found = sorted(set(texts))
+            if 1 < len(found) <= _MOST_CLASSES and 2 * len(found) <= len(texts):
+                _warn(
+                    f"{path}: all polygons are taken for one class, while the column '{without_controls(name)}' tells {len(found)} "
+                    f"({without_controls(', '.join(found[:4]))}{', ...' if len(found) > 4 else ''}); name it with --class-field, or "
+                    f"the one class with --classes 0=background,1=NAME"
+                )
+                return
+
+
 def _read_vector(path: Path, class_field: str | None) -> gpd.GeoDataFrame:
     layer = open_layer(path, prefer="Polygon")
     if layer.others:
@@ -152,6 +172,14 @@ def _field_values(path: Path, column: Any) -> tuple[int | str, ...]:
             f"{path}: field '{column.name}' holds fractions or numbers beyond measure; whole numbers or names are needed"
         )
     texts = [str(value).strip() for value in column]
+    spellings: dict[str, set[str]] = {}
+    for text in set(texts):
+        spellings.setdefault(text.casefold(), set()).add(text)
+    for same in spellings.values():
+        if len(same) > 1:
+            _warn(
+                f"{path}: {' and '.join(sorted(same))} found in '{column.name}', which are taken for {len(same)} classes"
+            )
     return (
         tuple(int(text) for text in texts)
         if all(text.isdecimal() and len(text) < 19 for text in texts)

@@ -23,6 +23,7 @@ from geoseg.choices import (
 from geoseg.cluster import predict_on_cluster, refuse_unreachable
 from geoseg.devices import choose_devices, choose_precision, precision_name
 from geoseg.errors import (
+    DataWarning,
     Faults,
     GeosegError,
     InputError,
@@ -196,6 +197,8 @@ def _check(
     with faults.collect():
         bundle = open_bundle(model)
         with faults.collect():
+            _warn_of_stopped(bundle)
+        with faults.collect():
             options.outlines.refuse_unfit(bundle.legend, str(model))
         with faults.collect():
             choose_threshold(bundle, options.threshold)
@@ -230,6 +233,16 @@ def _check(
                 options.outlines.refuse_unmeasured(scene)
     faults.raise_any()
     return _Checked(bundle, devices, area, scenes)
+
+
+def _warn_of_stopped(bundle: Bundle) -> None:
+    if bundle.stopped:
+        run, planned = (bundle.training.get(key) for key in ("epochs_run", "epochs"))
+        warnings.warn(
+            f"{bundle.path}: its training was stopped after {run} of {planned} epochs; go on with it by: geoseg train --resume",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _warn_of_window(bundle: Bundle, options: MapOptions) -> None:

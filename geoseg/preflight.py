@@ -88,7 +88,9 @@ def choose_bands(scene: Scene, bands: str | Sequence[int | str] | None) -> tuple
         elif text.isdecimal() and 1 <= int(text) <= len(scene.band_names):
             chosen.append(int(text))
         else:
-            raise RasterError(f"{scene.path}: no one band '{text}'; bands found: {numbered_bands(scene)}")
+            raise RasterError(
+                f"{scene.path}: no band '{text}'; name bands by number, or by name in full: {numbered_bands(scene)}"
+            )
     if not chosen or len(set(chosen)) < len(chosen):
         raise RasterError(f"{scene.path}: --bands {bands}: name each band once, such as 4,3,2")
     return tuple(chosen)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
@@ -98,9 +97,9 @@ def load_recipe(name: str) -> Recipe:
         ModelError: there is none of that name.
     """
     if name not in recipe_names():
-        near = get_close_matches(name, recipe_names(), 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(recipe_names())}"
-        raise ModelError(f"--recipe '{name}' is not known; {hint}")
+        raise ModelError(
+            f"--recipe '{name}' is not known; known are {', '.join(recipe_names())}, of which --recipe list tells more"
+        )
     return Recipe.from_dict(tomllib.loads(_read(name)))
 
 

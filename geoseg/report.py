@@ -10,11 +10,10 @@ import jinja2
 from geoseg import report_figures as figures
 from geoseg.calibration import threshold_curves
 from geoseg.legend import Legend
-from geoseg.report_tables import OVERALL, figure, interval
+from geoseg.report_tables import FEW_BLOCKS, OVERALL, figure, interval
 from geoseg.tally import Tallied, View
 from geoseg.trials import Trial
 
-_FEW_BLOCKS = 10
 _FEW_CLASSES = 12
 """Classes up to which a confusion matrix and curves can be read."""
 
@@ -98,7 +97,7 @@ def _main_class(metrics: dict[str, Any]) -> int:
 def _cautions(metrics: dict[str, Any]) -> list[str]:
     """What a reader must know before leaning on the figures."""
     found, blocks = [], metrics["intervals"]["blocks"]
-    if blocks < _FEW_BLOCKS:
+    if blocks < FEW_BLOCKS:
         found.append(
             f"The test ground is only {blocks} block{'s' * (blocks != 1)} of ground: "
             + ("there are no intervals." if blocks < 2 else "the intervals are too narrow, do not lean on them.")

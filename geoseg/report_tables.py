@@ -16,6 +16,8 @@ METRICS, PER_CLASS, PER_PLACE, ERRORS = "metrics.json", "per_class.csv", "per_pl
 PLACES = "places"
 """Name of the layer of `errors.gpkg`."""
 
+FEW_BLOCKS = 10
+"""Blocks of ground from which on a bootstrap over them is to be leaned on."""
 _MOST_PLACES = 200
 
 OVERALL = {
@@ -67,7 +69,9 @@ def _summary_lines(metrics: dict[str, Any]) -> Iterator[str]:
     if metrics["calibration"]:
         found = metrics["calibration"]
         yield f"{'calibration error (ECE)':<26} {figure(found['ece']):>6} {interval(found['intervals']['ece']):>15}"
-    yield f"intervals: bootstrap over {intervals['blocks']} blocks of ground"
+    blocks = intervals["blocks"]
+    few = f"; fewer than {FEW_BLOCKS} are too few, do not lean on them" if blocks < FEW_BLOCKS else ""
+    yield f"intervals: bootstrap over {blocks} blocks of ground{few}"
     left_out = metrics["left_out"]
     if any(left_out.values()):
         yield (

@@ -47,7 +47,16 @@ class Plan(Displayed):
     def __str__(self) -> str:
         size, scenes = self.pairs.options.chip_size, len(self.pairs.scenes)
         lines = [f"{len(self.chips)} chips of {size} x {size} from {scenes} scenes, classes {self.legend}"]
-        lines += [*split_lines(self.chips, self.legend), *left_out_lines(self.left_out)]
+        first, files = (
+            next(iter(self.pairs.scenes.values())),
+            sorted({path.name for path in self.pairs.label_paths.values()}),
+        )
+        lines += [
+            f"  bands    {', '.join(first.band_names[source - 1] for source in self.pairs.sources)}",
+            f"  labels   {', '.join(files[:3])}{f' and {len(files) - 3} more' if len(files) > 3 else ''}",
+            *split_lines(self.chips, self.legend),
+            *left_out_lines(self.left_out),
+        ]
         return "\n".join(lines + outside_lines(self.outside))
 
     @property

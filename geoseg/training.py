@@ -321,6 +321,7 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
         "recipe": plan.recipe_name, **plan.recipe.to_dict(), "init": plan.init and Path(plan.init).name,
         "seed": plan.seed, "precision": precision_name(machine.dtype), "device": machine.device.type,
         "devices": machine.devices, "epochs_run": len(rows), "best_epoch": best + 1,
+        "stopped": isinstance(fitted.interruption, KeyboardInterrupt | SystemExit),
         "seconds": round(sum(row["seconds"] for row in rows), 1), "versions": _versions(),
         "chips": {split: len(lesson.folder.of(split)) for split in SPLITS}, "chips_sha256": lesson.folder.fingerprint,
         "ground": lesson.folder.ground("train", "val"), "boundary": lesson.folder.facts["options"].get("boundary"),

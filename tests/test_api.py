@@ -16,7 +16,7 @@ import geoseg
 PACKAGE = Path(geoseg.__file__).parent
 VERBS = ["card", "check", "evaluate", "export", "info", "polygonize", "predict", "sample", "suggest", "tile", "train"]
 FUNCTIONS = [*VERBS, "parse_legend"]
-TYPES = ["GeosegError", "GeosegWarning", "ImageSpec", "Legend"]
+TYPES = ["GeosegError", "GeosegWarning", "ImageSpec", "Legend", "ProgressBar"]
 HEAVY = {"torch", "lightning", "geopandas", "rasterio", "numpy", "shapely", "matplotlib", "tqdm"}
 
 

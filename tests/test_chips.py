@@ -91,7 +91,7 @@ def test_the_summary_says_how_much_ground_is_shared_and_what_was_left_out(folder
     assert "3 chips of 4 x 4" in lines[0]
     assert "red, nir (uint16)" in lines[1]
     assert "train" in lines[2]
-    assert "2 chips   background 42.9 %, crop 57.1 %" in lines[2]
+    assert "2 chips in 2 blocks of ground   background 42.9 %, crop 57.1 %" in lines[2]
     assert lines[4].endswith("0 chips")
     assert "by random; 12.5 % of val and test ground is in another split too" in lines[5]
     assert lines[6:] == ["  left out 3 nodata"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -431,3 +432,22 @@ def test_a_config_that_cannot_be_read_is_wrong_usage(content, tmp_path):
     done = geoseg_cli("info", "x.tif", "--config", tmp_path / "geoseg.toml")
     assert done.exit_code == 2
     assert "--config" in done.stderr
+
+
+def test_a_bar_for_scripts_tells_each_stage_to_its_end(tiling, tmp_path, capfd):
+    scene, labels = tiling[1], tiling[tiling.index("--labels") + 1]
+    bar = geoseg.ProgressBar()
+    geoseg.tile(scene, labels=labels, out=tmp_path / "bar", chip_size=16, split="1:0:0", progress=bar)
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert re.search(r"write chips: 100%.*16/16", told.err)
+    assert told.err.endswith("\n")
+    geoseg.tile(
+        scene,
+        labels=labels,
+        out=tmp_path / "mute",
+        chip_size=16,
+        split="1:0:0",
+        progress=geoseg.ProgressBar(quiet=True),
+    )
+    assert capfd.readouterr().err == ""

@@ -223,6 +223,19 @@ def test_only_what_lies_inside_the_area_counts(pair, tmp_path):
     assert metrics["left_out"]["unmapped"] == 0
 
 
+def test_a_map_needs_a_reference(pair, tmp_path):
+    with pytest.raises(
+        InputError, match=r"map\.tif: a map needs a reference beside it: geoseg evaluate .*map\.tif REFERENCE"
+    ):
+        geoseg.evaluate(pair[0], out=tmp_path / "r")
+
+
+def test_few_blocks_are_said_to_be_few(pair, tmp_path):
+    predicted, truth, *_ = pair
+    told = str(geoseg.evaluate(predicted, truth, out=tmp_path / "r", bootstrap=5))
+    assert "over 6 blocks of ground; fewer than 10 are too few, do not lean on them" in told
+
+
 def test_a_tolerance_in_metres_is_one_in_pixels(pair, tmp_path):
     predicted, truth, *_ = pair
     found = [

@@ -311,9 +311,10 @@ def test_files_that_are_no_weights_of_the_encoder(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arch": "unett"}, "unknown architecture 'unett': did you mean unet"),
-        ({"arch": "fpn", "encoder": "resnet81"}, "unknown encoder 'resnet81': did you mean resnet18"),
-        ({"arch": "fpn", "encoder": "tu-resnet81"}, "unknown encoder 'tu-resnet81': did you mean tu-resnet18"),
+        ({"arch": "unett"}, "unknown architecture 'unett'; known are unet, "),
+        ({"arch": "resnet18"}, "unknown architecture 'resnet18'.*; as an encoder: --arch smp-unet --encoder resnet18"),
+        ({"arch": "fpn", "encoder": "resnet81"}, "unknown encoder 'resnet81'; did you mean resnet18"),
+        ({"arch": "fpn", "encoder": "tu-resnet81"}, "unknown encoder 'tu-resnet81'; did you mean tu-resnet18"),
         ({"arch": "unet++", "encoder": "mit_b0"}, r"unet\+\+ cannot be built on mit_b0 .*choose another --encoder"),
         ({"arch": "dpt"}, "dpt cannot be built on resnet18 .*tu-.*choose another --encoder"),
         ({"arch": "smp-unet", "encoder": "tu-swin_tiny_patch4_window7_224"}, "images of one fixed size only"),

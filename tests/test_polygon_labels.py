@@ -13,9 +13,9 @@ from affine import Affine
 from rasterio.windows import Window
 from scenery import TRANSFORM, box, degrees, one_line_each, said, write_polygons
 
-from geoseg.errors import GeoreferenceError, LabelError, LegendError, MissingFileError
+from geoseg.errors import DataWarning, GeoreferenceError, LabelError, LegendError, MissingFileError
 from geoseg.legend import parse_legend
-from geoseg.polygon_labels import PolygonLabels, polygon_legend, read_polygons
+from geoseg.polygon_labels import PolygonLabels, polygon_legend, read_polygons, warn_of_class_columns
 from geoseg.scenes import Scene, describe_scene
 
 BOXES = [box(0, 0, 2, 2), box(1, 1, 2, 2), box(3, 0, 1, 4)]
@@ -370,3 +370,32 @@ def test_numbers_beyond_measure_are_no_classes(tmp_path, value):
 def test_a_text_of_many_digits_is_a_name(tmp_path):
     path = write_polygons(tmp_path / "p.gpkg", [box(0, 0, 5, 5), box(5, 5, 5, 5)], kind=["1" * 5000, "7"])
     assert read_polygons(path, class_field="kind").keys == ("1" * 5000, "7")
+
+
+# --- what is taken together, or apart, is said
+
+
+def test_a_column_that_could_tell_classes_is_named(tmp_path):
+    squares = [box(0, i, 1, 1) for i in range(4)]
+    path = write_polygons(
+        tmp_path / "a.gpkg",
+        squares,
+        id=["a", "b", "c", "d"],
+        year=[1, 2, 1, 2],
+        kind=["wheat", "grass ", "wheat", "grass"],
+    )
+    with pytest.warns(
+        DataWarning,
+        match=r"a\.gpkg: all polygons are taken for one class, while the column 'kind' tells 2 \(grass, wheat\)",
+    ):
+        warn_of_class_columns(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_class_columns(write_polygons(tmp_path / "b.gpkg", squares, kind=["wheat"] * 4, id=["a", "b", "c", "d"]))
+        warn_of_class_columns(write_polygons(tmp_path / "c.gpkg", squares))
+
+
+def test_names_that_differ_in_their_letters_alone_are_said(tmp_path):
+    path = write_polygons(tmp_path / "a.gpkg", BOXES, kind=["Wheat", "wheat ", "grass"])
+    with pytest.warns(DataWarning, match="Wheat and wheat found in 'kind', which are taken for 2 classes"):
+        assert read_polygons(path, class_field="kind").keys == ("Wheat", "wheat", "grass")

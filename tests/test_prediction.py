@@ -410,6 +410,14 @@ def test_no_file_of_an_earlier_map_stays_beside_the_new_one(world):
     }  # fmt: skip
 
 
+def test_a_training_that_was_stopped_is_said(world):
+    card = json.loads((world / "model" / "model.json").read_text())
+    card["training"] |= {"stopped": True, "epochs_run": 6, "epochs": 100}
+    (world / "model" / "model.json").write_text(json.dumps(card))
+    with pytest.warns(DataWarning, match=r"model: its training was stopped after 6 of 100 epochs; go on .*--resume"):
+        predict(world, "out")
+
+
 def test_what_others_have_put_under_names_that_are_not_written_stays(world):
     options = {**OPTIONS, "probabilities": False}
     geoseg.predict(world / "scene.tif", model=world / "model", out=world / "out", **options)

@@ -243,10 +243,23 @@ def test_ctrl_c_keeps_the_best_epoch_and_can_be_gone_on_from(chips, tmp_path):
 
     with pytest.raises(KeyboardInterrupt, match=r"cut holds epoch [12], the best so far; --resume goes on"):
         geoseg.train(chips, out=tmp_path / "cut", progress=interrupt, **QUICK)
-    assert open_bundle(tmp_path / "cut").training["epochs_run"] == 2
-    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    cut = open_bundle(tmp_path / "cut")
+    assert (cut.training["epochs_run"], cut.stopped) == (2, True)
+    assert "of 2; stopped before the end, at 4" in str(cut)
+    assert not geoseg.train(chips, out=tmp_path / "cut", resume=True).stopped
     geoseg.train(chips, out=tmp_path / "whole", **QUICK)
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_sigterm_says_how_to_go_on(chips, tmp_path):
+    def end(stage: str, done: int, total: int, note: str = "") -> None:
+        if done > len(open_chips(chips).of("train")) // 4:
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit) as caught:
+        geoseg.train(chips, out=tmp_path / "cut", progress=end, **QUICK)
+    assert caught.value.__notes__[-1].endswith("cut holds epoch 1, the best so far; --resume goes on with the run")
+    assert open_bundle(tmp_path / "cut").stopped
 
 
 # Ending
