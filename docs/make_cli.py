@@ -27,6 +27,9 @@ bands = [4, 3, 2]
 
 [train]
 epochs = 100
+
+[predict]
+polygons = false
 ```
 
 *Made from `--help` by `python docs/make_cli.py`.*

@@ -201,7 +201,9 @@ def _refuse_odd(chip: Chip, classes: int) -> None:
     if Path(chip.image).parts[:-1] != (chip.split, "images") or chip.split not in SPLITS or "\0" in chip.scene:
         raise FormatError(f"a chip of '{chip.scene}' in '{chip.split}' found, which lies outside the folder")
     if len(chip.class_pixels) != classes or not all(0 <= count < 2**40 for count in chip.class_pixels):
-        raise FormatError(f"{chip.name}: pixels of {len(chip.class_pixels)} classes found, and {classes} classes")
+        raise FormatError(
+            f"{chip.name}: counts of {len(chip.class_pixels)} classes found, where {classes} of 0 or more are needed"
+        )
 
 
 def read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:

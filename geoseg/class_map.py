@@ -111,5 +111,5 @@ def open_class_map(
     """
     scene = describe_scene(path)
     legend = parse_legend(classes) if classes else find_legend(scene)
-    reader = stack.enter_context(open_label_raster(path, scene, meant=legend.values if classes else ()))
+    reader = stack.enter_context(open_label_raster(path, scene, named=legend if classes else None))
     return ClassMap(scene, legend, reader, None if aoi is None else inside_of(read_polygons(Path(aoi)), scene))

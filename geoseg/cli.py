@@ -209,7 +209,9 @@ scenes_argument = click.argument("scenes", metavar="SCENE...", nargs=-1, require
 model_option = click.option("-m", "--model", type=PATH, default="model", help="Model folder.")
 stack_option = click.option("--stack", is_flag=True, help="Each SCENE is a folder of single-band files.")
 bands_option = click.option("--bands", help="Numbers or names, such as 4,3,2.")
-classes_option = click.option("--classes", help="0=background,1=cultivated:#e5b52a, or a CSV or JSON file.")
+classes_option = click.option(
+    "--classes", help="0=background,1=cultivated:#e5b52a, or a CSV or JSON file; values of one name are one class."
+)
 class_field_option = click.option("--class-field", help="Column of a polygon file that tells the class.")
 unlabelled_option = click.option(
     "--unlabelled", type=_choice(choices.Unlabelled), default="background", help="What lies outside every polygon."
@@ -233,7 +235,10 @@ OUTLINES = [
     click.option("--connectivity", type=_choice(choices.Connectivity), default=4, help="8 joins pixels that touch at corners."),
     click.option("--fields", is_flag=True, help="A polygon per field, also where they touch; needs a boundary class."),
     click.option("--min-seed", default=10, help="Pixels of the smallest interior that becomes a field."),
-    click.option("--growth", type=int, help="Pixels that fields grow into the boundary.  [default: 4, or its width in training]"),
+    click.option(
+        "--growth", type=int,
+        help="Pixels that fields grow into the boundary.  [default: 4; of predict, its width in training where that is more]",
+    ),
 ]  # fmt: skip
 CHIPS = [
     chip_size_option,

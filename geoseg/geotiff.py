@@ -23,7 +23,7 @@ from geoseg.errors import DiskError
 from geoseg.raster import georeference_optional
 
 BLOCK = 512
-"""Side of the blocks of the rasters written here; cores are multiples of it, so each block is written once."""
+"""Side of the blocks of the rasters written here; where cores are multiples of it, each block is written once."""
 _COMPRESSING = max(1, (os.cpu_count() or 1) // 4)  # threads of a writer; more would be taken from the network
 
 

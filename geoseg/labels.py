@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,14 +121,15 @@ def refuse_no_overlap(path: Path, crs: Any, bounds: Sequence[float], scene: Scen
 
 @contextmanager
 def open_label_raster(
-    path: Path, scene: Scene, *, meant: Collection[int] = (), nodata: int | None = None
+    path: Path, scene: Scene, *, named: Legend | None = None, nodata: int | None = None
 ) -> Iterator[LabelReader]:
     """Open a mask raster; on another grid or CRS it is warped onto the scene's (nearest neighbour).
 
     Args:
         path: a raster of one band, or of which the first is meant.
         scene: gives the grid.
-        meant: where the file's nodata value is among these, it means something after all.
+        named: the classes that the user has named. Where the file's nodata value is one of theirs, it means something
+            after all; values of a group are read as that of its class.
         nodata: a further value that means unknown.
 
     Raises:
@@ -144,9 +145,9 @@ def open_label_raster(
         )
     with open_raster(path) as dataset:
         # `--classes 0=background` on a file whose nodata is 0: the user knows better than the file.
-        own = None if dataset.nodata in meant else dataset.nodata
+        own = None if named is not None and dataset.nodata in named.label_values else dataset.nodata
         if _pixel_by_pixel(facts, scene):
-            yield _RasterLabels(path, dataset, scene, (own, nodata))
+            yield _RasterLabels(path, dataset, scene, (own, nodata), named)
             return
         refuse_no_overlap(path, facts.crs, facts.bounds, scene)
         warnings.warn(
@@ -160,7 +161,7 @@ def open_label_raster(
             dataset, crs=scene.crs, transform=scene.transform, width=scene.width, height=scene.height, src_nodata=own,
             resampling=Resampling.nearest, add_alpha=ColorInterp.alpha not in dataset.colorinterp,
         ) as warped:  # fmt: skip
-            yield _RasterLabels(path, warped, scene, (own, nodata))
+            yield _RasterLabels(path, warped, scene, (own, nodata), named)
 
 
 def _pixel_by_pixel(label: Scene, scene: Scene) -> bool:
@@ -185,13 +186,18 @@ class _RasterLabels:
     tells_fields = False
 
     def __init__(
-        self, path: Path, dataset: DatasetReader | WarpedVRT, scene: Scene, unknown: tuple[float | None, int | None]
-    ) -> None:
-        self._path, self._dataset, self._scene, self._unknown = path, dataset, scene, unknown
+        self, path: Path, dataset: DatasetReader | WarpedVRT, scene: Scene, unknown: tuple[float | None, int | None],
+        named: Legend | None,
+    ) -> None:  # fmt: skip
+        self._path, self._dataset, self._scene, self._unknown, self._named = path, dataset, scene, unknown, named
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         numbers, known = self._numbers(window)
-        return np.clip(numbers, _INT32.min, _INT32.max).astype(np.int32), known
+        return self._values(numbers), known
+
+    def _values(self, numbers: np.ndarray) -> np.ndarray:
+        values = np.clip(numbers, _INT32.min, _INT32.max).astype(np.int32)
+        return values if self._named is None else self._named.group(values)
 
     def _numbers(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """As they stand in the file, int64, and where they are known."""
@@ -222,8 +228,7 @@ class _RasterLabels:
     def read_fields(self, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `LabelReader`: pixels of one value are a field."""
         numbers, known = self._numbers(window)
-        values = np.clip(numbers, _INT32.min, _INT32.max).astype(np.int32)
-        return np.where(known, numbers, UNKNOWN), values, known
+        return np.where(known, numbers, UNKNOWN), self._values(numbers), known
 
 
 def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:

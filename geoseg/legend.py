@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -32,6 +33,9 @@ MODEL_TAG = "GEOSEG_MODEL_SHA256"
 PROVENANCE_TAG = "GEOSEG_PROVENANCE"
 """GeoTIFF tag of a map's rasters that holds what they were made of and with, as JSON."""
 
+_MOST_SHOWN = 6
+"""Values of a group that are told one by one."""
+
 _BY_NAME = ""
 """The role of a class of which nothing is said but its name."""
 
@@ -54,12 +58,14 @@ class LegendClass:
         name: what people call it.
         colour: "#rrggbb".
         role: `background` or `boundary`, of which no polygons are made unless asked for, or none.
+        also: further values that mean the class in labels, where the user has named several alike.
     """
 
     value: int
     name: str
     colour: str
     role: Role | None = None
+    also: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,13 +81,14 @@ class Legend(Displayed):
     def __post_init__(self) -> None:
         if not 1 <= len(self.classes) < IGNORE:
             raise LegendError(f"classes: {len(self.classes)} found, 1 to {IGNORE - 1} are possible; group some of them")
-        for what, entries in (("value", self.values), ("name", self.names)):
-            repeated = sorted({str(entry) for entry in entries if list(entries).count(entry) > 1})
+        for what, entries in (("value", self.label_values), ("name", self.names)):
+            repeated = sorted(str(entry) for entry, count in Counter(entries).items() if count > 1)
             if repeated:
                 raise LegendError(f"classes: {what} {', '.join(repeated)} stands twice; give each class its own")
         for entry in self.classes:
-            if not 0 <= entry.value <= MAX_VALUE:
-                raise LegendError(f"class '{entry.name}': value {entry.value} found, 0 to {MAX_VALUE} are possible")
+            for value in (entry.value, *entry.also):
+                if not 0 <= value <= MAX_VALUE:
+                    raise LegendError(f"class '{entry.name}': value {value} found, 0 to {MAX_VALUE} are possible")
             if without_controls(entry.name) != entry.name:  # XML could not hold it, in which styles are written
                 raise LegendError(f"class {entry.value}: name {entry.name!r} found, with letters that cannot be shown")
             if not re.fullmatch(r"#[0-9a-f]{6}", entry.colour):
@@ -98,11 +105,16 @@ class Legend(Displayed):
         return iter(self.classes)
 
     def __str__(self) -> str:
-        return ", ".join(f"{entry.value}={entry.name}" for entry in self.classes)
+        return ", ".join(f"{'+'.join(map(str, _shortened(entry)))}={entry.name}" for entry in self.classes)
 
     @property
     def values(self) -> tuple[int, ...]:
         return tuple(entry.value for entry in self.classes)
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """All values that mean a class in labels: `values`, and those that the user has grouped with them."""
+        return tuple(value for entry in self.classes for value in (entry.value, *entry.also))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -146,8 +158,9 @@ class Legend(Displayed):
         text = str(key).strip()
         if text in self.names:
             return self.names.index(text)
-        if text in map(str, self.values):
-            return list(map(str, self.values)).index(text)
+        for index, entry in enumerate(self.classes):
+            if text in map(str, (entry.value, *entry.also)):
+                return index
         raise LegendError(f"class '{text}' is not in the legend ({self}); name a class by its name or value")
 
     def with_background(self, key: int | str) -> Legend:
@@ -164,9 +177,9 @@ class Legend(Displayed):
         """
         if self.boundary is not None or "boundary" in self.names:
             raise LegendError(f"classes: a boundary is among them ({self}); leave out --boundary, or this class")
-        value = max(self.values) + 1
+        value = max(self.label_values) + 1
         if value > MAX_VALUE:
-            value = next(free for free in range(1, MAX_VALUE) if free not in self.values)
+            value = next(free for free in range(1, MAX_VALUE) if free not in self.label_values)
         return Legend((*self.classes, LegendClass(value, "boundary", _BOUNDARY_COLOUR, "boundary")))
 
     @cached_property
@@ -185,6 +198,14 @@ class Legend(Displayed):
         """Class values (any integer dtype, within 0..65535) to class indices (uint8); other values become 255."""
         return self._index_of_value[values]
 
+    def group(self, values: np.ndarray) -> np.ndarray:
+        """Values of labels (any shape, int32), of which those of a group become that of its class."""
+        grouped = values.copy()
+        for entry in self.classes:
+            if entry.also:
+                grouped[np.isin(values, entry.also)] = entry.value
+        return grouped
+
     def to_values(self, indices: np.ndarray) -> np.ndarray:
         """Class indices (uint8) to class values (`dtype`); 255 becomes `nodata`."""
         return self._value_of_index[indices]
@@ -200,29 +221,44 @@ class Legend(Displayed):
         Raises:
             LegendError: an entry without a usable value.
         """
-        partly = []
-        for entry in entries:
-            try:
-                value = int(str(entry["value"]))  # as a text, since int(1.5) is 1
-            except (KeyError, TypeError, ValueError):
-                raise LegendError(f"class {entry}: a whole number called 'value' is needed") from None
-            name, colour = str(entry.get("name") or ""), str(entry.get("colour") or entry.get("color") or "")
-            # A role of null was taken from the class; where nothing or an empty cell stands, the name tells it.
-            partly.append((value, name, colour, entry.get("role", _BY_NAME)))
-        return _complete(partly)
+        return _complete(_read_entries(entries))
+
+
+class _Partly(NamedTuple):
+    """What is said of a class."""
+
+    value: int
+    name: str | None = None
+    colour: str | None = None
+    role: str | None = _BY_NAME
+    also: tuple[int, ...] = ()
+
+
+def _read_entries(entries: Iterable[dict[str, Any]]) -> list[_Partly]:
+    partly = []
+    for entry in entries:
+        try:
+            value = int(str(entry["value"]))  # as a text, since int(1.5) is 1
+        except (KeyError, TypeError, ValueError):
+            raise LegendError(f"class {entry}: a whole number called 'value' is needed") from None
+        name, colour = str(entry.get("name") or ""), str(entry.get("colour") or entry.get("color") or "")
+        # A role of null was taken from the class; where nothing or an empty cell stands, the name tells it.
+        partly.append(_Partly(value, name, colour, entry.get("role", _BY_NAME)))
+    return partly
 
 
 def make_legend(values: Sequence[int], names: Sequence[str | None] = (), colours: Sequence[str | None] = ()) -> Legend:
     """A legend from values; nameless classes are called `class_<value>`."""
     names = list(names) or [None] * len(values)
     colours = list(colours) or [None] * len(values)
-    return _complete([(v, n, c, _BY_NAME) for v, n, c in zip(values, names, colours, strict=True)])
+    return _complete([_Partly(*entry) for entry in zip(values, names, colours, strict=True)])
 
 
 def parse_legend(spec: str | Path) -> Legend:
     """Read classes from a text such as `0=background,1=cultivated:#e5b52a`, or from a CSV or JSON file.
 
-    A CSV has the columns `value`, `name` and, if you like, `colour` and `role`; a JSON file is a list of such objects.
+    A CSV has the columns `value`, `name` and, if you like, `colour` and `role`; a JSON file is a list of such objects. Values
+    of one name are one class, which has the first of them, as in `0=background,1=cultivated,5=cultivated`.
 
     Raises:
         LegendError: the text or file cannot be understood.
@@ -230,15 +266,15 @@ def parse_legend(spec: str | Path) -> Legend:
     path = Path(spec)
     if path.suffix.lower() in {".csv", ".json"}:
         return _read_legend_file(path)
-    partly: list[tuple[int, str | None, str | None, str | None]] = []
+    partly: list[_Partly] = []
     for part in filter(None, (part.strip() for part in str(spec).split(","))):
         match = re.fullmatch(r"(\d+)(?:\s*=\s*([^:]+?))?(?:\s*:\s*(#[0-9a-fA-F]{6}))?", part)
         if not match:
             raise LegendError(
                 f"--classes '{part}' cannot be read; write VALUE=NAME or VALUE=NAME:#rrggbb, split by commas"
             )
-        partly.append((int(match[1]), match[2], match[3], _BY_NAME))
-    return _complete(partly)
+        partly.append(_Partly(int(match[1]), match[2], match[3]))
+    return _complete(_group(partly))
 
 
 def _read_legend_file(path: Path) -> Legend:
@@ -252,20 +288,32 @@ def _read_legend_file(path: Path) -> Legend:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise LegendError(f"{path}: a list of objects with value, name, colour is needed")
     try:
-        return Legend.from_list(entries)
+        return _complete(_group(_read_entries(entries)))
     except LegendError as error:
         raise LegendError(f"{path}: {error}") from None
 
 
-def _complete(partly: Sequence[tuple[int, str | None, str | None, str | None]]) -> Legend:
+def _shortened(entry: LegendClass) -> tuple[int | str, ...]:
+    return (entry.value, *entry.also) if len(entry.also) < _MOST_SHOWN else (entry.value, f"{len(entry.also)} more")
+
+
+def _group(partly: Sequence[_Partly]) -> list[_Partly]:
+    """Values that the user has given one name, as one class: it has the first of them."""
+    groups: dict[object, list[_Partly]] = {}
+    for number, entry in enumerate(partly):
+        groups.setdefault(entry.name or number, []).append(entry)
+    return [first._replace(also=tuple(entry.value for entry in others)) for first, *others in groups.values()]
+
+
+def _complete(partly: Sequence[_Partly]) -> Legend:
     """Fill in names, colours and the role that a name tells."""
     classes: list[LegendClass] = []
     colours = iter(_COLOURS * (len(partly) // len(_COLOURS) + 1))
-    for value, name, colour, role in partly:
+    for value, name, colour, role, also in partly:
         name = name or f"class_{value}"
         if role == _BY_NAME:
             role = name.lower() if name.lower() in get_args(Role) else None
         fallback = _BACKGROUND_COLOUR if role == "background" or value == 0 else next(colours)
         fallback = _BOUNDARY_COLOUR if role == "boundary" else fallback
-        classes.append(LegendClass(value, name, (colour or fallback).lower(), role))  # type: ignore[arg-type]
+        classes.append(LegendClass(value, name, (colour or fallback).lower(), role, also))  # type: ignore[arg-type]
     return Legend(tuple(classes))

@@ -72,7 +72,7 @@ def open_pair(
             _warn_of_nodata(path, legend)
     told, others = _merge_others(legend, options.only)
     if others:  # what lies outside polygons is one of the others too
-        legend = Legend((*legend.classes, *(entry for entry in told if entry.value not in legend.values)))
+        legend = Legend((*legend.classes, *(entry for entry in told if entry.value not in legend.label_values)))
     polygons = {
         path: read_polygons(path, class_field=field, classes=legend)
         for path, field in fields.items()
@@ -88,8 +88,7 @@ def open_pair(
             of_map: Unlabelled = "ignore" if legend.background is None else "background"
             unlabelled = options.unlabelled if path == reference else of_map
             return PolygonLabels(polygons[path], scene, legend=legend, unlabelled=unlabelled)
-        meant = legend.values if options.classes else ()
-        return stack.enter_context(open_label_raster(path, scene, meant=meant))
+        return stack.enter_context(open_label_raster(path, scene, named=legend if options.classes else None))
 
     area = None if inside is None else inside_of(inside, scene)
     # It is of the single classes: how sure the map is of several together, it does not tell.
@@ -136,7 +135,7 @@ def _merge_others(legend: Legend, only: str | Sequence[str | int] | None) -> tup
     if legend.background is not None and legend.background not in chosen:
         rest = legend.classes[legend.background]
     else:
-        free = next(value for value in range(MAX_VALUE) if value not in legend.values)
+        free = next(value for value in range(MAX_VALUE) if value not in legend.label_values)
         rest = LegendClass(free, "other", "#d9d9d9", "background")
     others = {value: rest.value for index, value in enumerate(legend.values) if index not in chosen}
     return Legend((rest, *(legend.classes[index] for index in chosen))), others | {rest.value: rest.value}

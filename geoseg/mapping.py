@@ -38,7 +38,7 @@ _MIRRORED = 32  # of a margin that holds nothing but the mirror image of the sce
 def choose_window(bundle: Bundle, window: int | None, margin: int | None) -> tuple[int, int]:
     """The side of a core and the margin around it, where None leaves the choice to what is known of the network.
 
-    Cores are whole blocks of the output, so that each block is compressed once.
+    Where nothing else is asked for, a core is whole blocks of the output, so that each of them is compressed once.
 
     Raises:
         InputError: the window has no room for its margins.

@@ -113,8 +113,9 @@ class Pairs:
             else:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DataWarning)  # said by `pair_labels`
-                    meant = (NO_FIELD,) if options.instances else self.legend.values if self.legend else ()
-                    opened = open_label_raster(path, scene, meant=meant, nodata=options.label_nodata)
+                    # Of fields by their numbers, 0 alone is a class.
+                    named = make_legend([NO_FIELD]) if options.instances else self.legend
+                    opened = open_label_raster(path, scene, named=named, nodata=options.label_nodata)
                     labels = stack.enter_context(opened)
             area = inside_of(self.aoi, scene) if self.aoi else None
             rims = None

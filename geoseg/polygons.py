@@ -111,7 +111,7 @@ def polygonize(
             drops it where it lies in nodata alone; `drop` leaves a gap.
         connectivity: 4, or 8 to join pixels of a class that touch at corners; the features are multipolygons then.
         fields: make a polygon of each single field, also where they touch, of a raster with a boundary class between them:
-            what a class covers without a break, and of the boundary what is nearest to it, up to 16 pixels.
+            what a class covers without a break, and of the boundary what is nearest to it, up to `growth` pixels.
         min_seed: pixels of the smallest interior that becomes a field; smaller ones go to a field beside them, or to none.
         growth: pixels that fields grow into the boundary; None for 4.
         confidence: a confidence raster on the same grid, whose mean and 5th percentile in each polygon are written.

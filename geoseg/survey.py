@@ -190,8 +190,8 @@ def _refuse_strays(candidates: Sequence[_Candidate], legend: Legend, pairs: Pair
         with faults.collect():
             if pairs.options.other == "error":
                 raise LabelError(
-                    f"{path}: label values outside the legend ({legend}): {listed}; add them to --classes, name one that "
-                    f"means unknown with --label-nodata, or use --other ignore"
+                    f"{path}: label values outside the legend ({legend}): {listed}; add them to --classes, with the name "
+                    f"of another class where they mean the same; name one that means unknown with --label-nodata; or use --other ignore"
                 )
             warnings.warn(f"{path}: values outside the legend ignored: {listed}", DataWarning, stacklevel=4)
     faults.raise_any()

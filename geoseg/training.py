@@ -247,7 +247,7 @@ def _largest_batch(folder: ChipFolder, machine: Machine) -> int | None:
 def _fit(
     lesson: Lesson, machine: Machine, checkpoints: Path, resumed: bool, automatic: bool, progress: Progress
 ) -> tuple[Lesson, Fitted]:
-    """Train, with half the batch where it does not fit into memory; the weights change as often as before.
+    """Train, with half the batch where it does not fit into memory: with twice the `accumulate` where the user has chosen the batch.
 
     Returns:
         The lesson as it was learned in the end, and what was learned.

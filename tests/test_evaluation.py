@@ -159,6 +159,17 @@ def test_only_some_classes_and_all_others_as_one(pair, tmp_path):
         geoseg.evaluate(predicted, truth, only="forest", out=tmp_path / "t")
 
 
+def test_codes_of_one_name_are_one_class(pair, tmp_path):
+    predicted, truth, reference, found = pair
+    metrics = geoseg.evaluate(
+        predicted, truth, classes="1=crop,2=grass,3=crop", out=tmp_path / "r", bootstrap=5
+    ).metrics
+    known = reference != IGNORE
+    expected = confusion_matrix((reference[known] == 1).astype(np.uint8), (found[known] == 1).astype(np.uint8), 2)
+    assert metrics["confusion"] == expected.tolist()
+    assert [entry["name"] for entry in metrics["classes"]] == ["crop", "grass"]
+
+
 def test_how_sure_a_map_is_of_several_classes_together_is_not_known(pair, tmp_path, write_scene):
     predicted, truth, *_ = pair
     with rasterio.open(predicted) as raster:

@@ -36,7 +36,7 @@ def scene(write_scene):
 def read(path, scene: Scene, window: Window | None = None, classes: str | None = None, nodata: int | None = None):
     """Values, with None where they are not known."""
     legend = parse_legend(classes) if classes else None
-    with open_label_raster(path, scene, meant=legend.values if legend else (), nodata=nodata) as reader:
+    with open_label_raster(path, scene, named=legend, nodata=nodata) as reader:
         values, known = reader.read(window or Window(0, 0, scene.width, scene.height))
     assert (values.dtype, known.dtype) == (np.int32, np.bool_)
     return np.where(known, values.astype(object), None).tolist()

@@ -29,6 +29,27 @@ def test_a_text_with_names_and_colours():
     assert str(legend) == "0=background, 1=cultivated, 7=class_7"
 
 
+def test_values_of_one_name_are_one_class():
+    legend = parse_legend("0=background,5=crop:#e5b52a,24=crop,7=grass,1=crop")
+    assert legend.values == (0, 5, 7)
+    assert legend.label_values == (0, 5, 24, 1, 7)
+    assert str(legend) == "0=background, 5+24+1=crop, 7=grass"
+    assert [legend.index(key) for key in ("crop", 5, 24, "1", 7)] == [1, 1, 1, 1, 2]
+    assert legend.group(np.array([[0, 1, 5], [24, 7, 9]], np.int32)).tolist() == [[0, 5, 5], [5, 7, 9]]
+    assert Legend.from_list(legend.to_list()).values == legend.values
+    assert legend.with_boundary().values[-1] == 25
+    with pytest.raises(LegendError, match="value 5 stands twice"):
+        parse_legend("5=crop,6=crop,5=grass")
+
+
+def test_a_table_of_many_codes_becomes_few_classes(tmp_path):
+    path = tmp_path / "codes.csv"
+    path.write_text("value,name\n0,background\n" + "".join(f"{code},crop\n" for code in range(1, 60_000)))
+    legend = parse_legend(path)
+    assert (legend.values, len(legend.label_values)) == ((0, 1), 60_000)
+    assert str(legend) == "0=background, 1+59998 more=crop"
+
+
 def test_names_of_any_script_with_spaces():
     assert parse_legend("1=耕地,2=Grünland und Weide").names == ("耕地", "Grünland und Weide")
 

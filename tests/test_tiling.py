@@ -293,6 +293,22 @@ def test_labels_of_another_grid_and_crs_and_polygons_alike(write_scene, scene, t
 # --- footprints and the split
 
 
+def test_codes_of_one_name_are_one_class(write_scene, scene, tmp_path, out):
+    codes = checkers(SIDE, SIDE, 8) * 5 + 1  # 1 and 6
+    codes[:, ::3] += 1  # 2 and 7
+    grouped = cut(scene, write_scene("codes.tif", codes, nodata=7), out, classes="1=rest,2=rest,6=field,7=field")
+    assert grouped.legend.values == (1, 6)
+    plain = cut(
+        scene,
+        write_scene("plain.tif", np.where(codes > 2, 6, 1).astype(np.uint8)),
+        tmp_path / "p",
+        classes="1=rest,6=field",
+    )
+    assert [chip.class_pixels for chip in grouped.chips] == [chip.class_pixels for chip in plain.chips]
+    for chip, same in zip(grouped.chips, plain.chips, strict=True):
+        assert (grouped.read(chip)[2] == plain.read(same)[2]).all()
+
+
 def test_footprints_lie_where_the_chips_lie(scene, labels, out):
     found = cut(scene, labels, out, classes="0=rest,1=Rest,2=valid")
     frame = gpd.read_file(out / FOOTPRINTS, layer="chips")
