@@ -175,6 +175,21 @@ def _list_recipes(ctx: click.Context, param: click.Parameter, name: str) -> str:
     return name
 
 
+class _Area(click.ParamType):
+    """Square metres, or hectares such as `0.5ha`."""
+
+    name = "m2|ha"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text, unit = str(value).strip(), 1.0
+        if text.endswith("ha"):
+            text, unit = text.removesuffix("ha"), 1e4
+        try:
+            return float(text) * unit
+        except ValueError:
+            self.fail(f"'{value}' is no area; write square metres such as 5000, or hectares such as 0.5ha", param, ctx)
+
+
 class _AutoInt(click.ParamType):
     """A whole number, or `auto`, for which the function is given `meaning`."""
 
@@ -225,9 +240,9 @@ OUTLINES = [
     click.option("--only", **ONLY, help="Classes, by name or value.  [default: all but the background]"),
     click.option("--simplify", default=1.5, help="Largest shift of an outline, in pixels."),
     click.option("--smooth", is_flag=True, help="Round the corners of outlines, by up to 1.5 pixels more."),
-    click.option("--min-area", default=0.0, help="m2 of the smallest polygon, by its pixels; see --small."),
-    click.option("--max-area", type=float, help="m2 of the largest polygon, by its pixels; larger ones are left out."),
-    click.option("--min-hole", default=0.0, help="m2 of the smallest hole, by its pixels; smaller ones are filled."),
+    click.option("--min-area", type=_Area(), default=0.0, help="Smallest polygon, by its pixels: m2, or as in 0.5ha; see --small."),
+    click.option("--max-area", type=_Area(), help="The largest polygon, by its pixels, in m2; larger ones are left out."),
+    click.option("--min-hole", type=_Area(), default=0.0, help="The smallest hole, by its pixels, in m2; smaller ones are filled."),
     click.option(
         "--small", type=_choice(choices.Small), default="merge",
         help="What becomes of small ones: part of the neighbour with the longest shared edge, or a gap.",

@@ -231,6 +231,7 @@ def pair_labels(
                     warn_of_class_columns(path)
             else:
                 describe_scene(path)
+                _say_what_does_nothing(path, options)
             readable.append(path)
     for scene in scenes:
         with faults.collect():
@@ -244,6 +245,19 @@ def pair_labels(
             legend = _legend_before(readable, polygons, legend, options)
     faults.raise_any()
     return Pairs({scene.name: scene for scene in scenes}, paths, polygons, aoi, tuple(sources), legend, options)
+
+
+def _say_what_does_nothing(path: Path, options: TileOptions) -> None:
+    given = {
+        "--class-field": options.class_field is not None, "--all-touched": options.all_touched,
+        "--unlabelled ignore": options.unlabelled == "ignore",
+    }  # fmt: skip
+    if idle := [name for name, told in given.items() if told]:
+        warnings.warn(
+            f"{path}: {' and '.join(idle)} {'is' if len(idle) == 1 else 'are'} for polygons, and nothing to a mask raster",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _check_pair(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def _template(name: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "figure": figure, "interval": interval, "percent": _percent, "count": "{:,}".format, "signed": _signed, "hectares": _hectares,
+        "figure": figure, "interval": interval, "percent": _percent, "percent_interval": _percent_interval,
+        "count": "{:,}".format, "signed": _signed, "hectares": _hectares,
     }  # fmt: skip
     return environment.get_template(name)
 
@@ -81,6 +83,10 @@ def _signed(value: float | None) -> str:
 
 def _percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _percent_interval(pair: Sequence[float] | None) -> str:
+    return "-" if pair is None else f"{100 * pair[0]:.1f} - {100 * pair[1]:.1f} %"
 
 
 def _hectares(value: float | None) -> str:

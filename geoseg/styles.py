@@ -25,7 +25,9 @@ _CONFIDENCE_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 
 # Chosen by eye over Landsat scenes with 800 and 9,600 polygons: the fields stay visible, whole scene or close up.
 _FILL_ALPHA = 60
-_OUTLINE_MM = 0.15
+_OUTLINE_MM = 0.2
+# Beneath an outline: a golden line on ripe wheat is seen by the dark on both sides of it.
+_CASING, _CASING_MM = "25,25,25,180", 0.5
 
 _PLACE_COLOUR = "216,27,96,255"  # magenta: no ground and no class has it, and the colour-blind see it as dark
 _PLACE_MM = 0.6
@@ -54,7 +56,7 @@ def confidence_style() -> str:
 
 
 def polygon_style(legend: Legend) -> str:
-    """QML for polygons with a field `class_name`: a colour per class, see-through, with a thin outline.
+    """QML for polygons with a field `class_name`: a colour per class, see-through, with a thin outline on a dark one.
 
     A polygon of a class that is not in `legend` is not drawn.
     """
@@ -64,7 +66,11 @@ def polygon_style(legend: Legend) -> str:
     for index, entry in enumerate(legend):
         add_element(categories, "category", render="true", symbol=index, value=entry.name, label=entry.name)
         colour = ",".join(str(byte) for byte in bytes.fromhex(entry.colour[1:]))
-        _add_fill(symbols, index, f"{colour},{_FILL_ALPHA}", f"{colour},255", _OUTLINE_MM)
+        symbol = _add_symbol(symbols, index)
+        _add_fill(symbol, "0,0,0,0", _CASING, _CASING_MM).set(
+            "locked", "1"
+        )  # the colour of a symbol is that of the others
+        _add_fill(symbol, f"{colour},{_FILL_ALPHA}", f"{colour},255", _OUTLINE_MM)
     add_element(root, "layerGeometryType", "2")
     return xml_text(root)
 
@@ -73,7 +79,7 @@ def place_style() -> str:
     """QML for places to visit, with a field `rank`: outlines that show on any ground, each with its rank."""
     root = ElementTree.Element("qgis", version=QGIS_VERSION, labelsEnabled="1")
     renderer = add_element(root, "renderer-v2", type="singleSymbol", symbollevels=0)
-    _add_fill(add_element(renderer, "symbols"), 0, "0,0,0,0", _PLACE_COLOUR, _PLACE_MM)
+    _add_fill(_add_symbol(add_element(renderer, "symbols"), 0), "0,0,0,0", _PLACE_COLOUR, _PLACE_MM)
     settings = add_element(add_element(root, "labeling", type="simple"), "settings")
     text = add_element(settings, "text-style", fieldName="rank", isExpression=0, fontSize=10, textColor=_PLACE_COLOUR)
     add_element(text, "text-buffer", bufferDraw=1, bufferSize=0.7, bufferColor="255,255,255,255")
@@ -81,9 +87,13 @@ def place_style() -> str:
     return xml_text(root)
 
 
-def _add_fill(symbols: ElementTree.Element, name: int, colour: str, outline: str, width_mm: float) -> None:
-    """Add a fill symbol; colours are red, green, blue and alpha, 0 to 255, joined by commas."""
-    fill = add_element(add_element(symbols, "symbol", type="fill", name=name, alpha=1), "layer", enabled=1)
+def _add_symbol(symbols: ElementTree.Element, name: int) -> ElementTree.Element:
+    return add_element(symbols, "symbol", type="fill", name=name, alpha=1)
+
+
+def _add_fill(symbol: ElementTree.Element, colour: str, outline: str, width_mm: float) -> ElementTree.Element:
+    """Add a layer to a fill symbol, above those it has; colours are red, green, blue and alpha, 0 to 255, joined by commas."""
+    fill = add_element(symbol, "layer", enabled=1)
     fill.set("class", "SimpleFill")
     options = {
         "color": colour,
@@ -97,6 +107,7 @@ def _add_fill(symbols: ElementTree.Element, name: int, colour: str, outline: str
     option_map = add_element(fill, "Option", type="Map")
     for option, value in options.items():
         add_element(option_map, "Option", type="QString", name=option, value=value)
+    return fill
 
 
 def colour_bands(names: Sequence[str]) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ def test_the_choices_are_those_of_the_function(name):
 def test_numbers_and_flags_are_those_of_the_function(name):
     hints = typing.get_type_hints(getattr(geoseg, name))
     for param in own_params(name):
-        read = {"integer": int, "float": float, "boolean": bool, "auto|N": int}.get(param.type.name)
+        read = {"integer": int, "float": float, "boolean": bool, "auto|N": int, "m2|ha": float}.get(param.type.name)
         assert {kind for kind in kinds(hints[param.name]) if kind in (int, float, bool)} == ({read} - {None})
 
 
@@ -451,3 +451,16 @@ def test_a_bar_for_scripts_tells_each_stage_to_its_end(tiling, tmp_path, capfd):
         progress=geoseg.ProgressBar(quiet=True),
     )
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "square_metres"), [("5000", 5000), ("0.5ha", 5000), ("1.5 ha", 15_000), ("2e3", 2000)]
+)
+def test_areas_are_square_metres_or_hectares(text, square_metres):
+    assert params("polygonize", "a.tif", "-o", "a.gpkg", "--min-area", text)["min_area"] == square_metres
+
+
+def test_what_is_no_area_is_wrong_usage():
+    done = geoseg_cli("polygonize", "a.tif", "-o", "a.gpkg", "--min-area", "half")
+    assert done.exit_code == 2
+    assert "'half' is no area; write square metres such as 5000, or hectares such as 0.5ha" in done.stderr

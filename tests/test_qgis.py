@@ -89,6 +89,10 @@ def test_polygon_style_gives_each_class_its_see_through_colour_and_thin_outline(
         assert fill == outline == colour
         assert 0 < fill_alpha < 128 < outline_alpha == 255
         assert 0 < float(found[entry.name]["outline_width"]) <= 0.2
+    casing, fill = ({o.get("name"): o.get("value") for o in layer.iter("Option")} for layer in style.find(".//symbol"))
+    assert casing["color"].endswith(",0")
+    assert sum(map(int, casing["outline_color"].split(",")[:3])) < 100
+    assert float(casing["outline_width"]) > 2 * float(fill["outline_width"])
 
 
 def test_confidence_goes_from_0_to_1_and_grows_lighter():

@@ -16,6 +16,7 @@ from scenery import TRANSFORM, box, checkers, moved, one_line_each, said, untouc
 
 from geoseg.chips import FOOTPRINTS, INDEX, open_chips
 from geoseg.errors import (
+    DataWarning,
     GeosegError,
     InputError,
     LabelError,
@@ -291,6 +292,12 @@ def test_labels_of_another_grid_and_crs_and_polygons_alike(write_scene, scene, t
 
 
 # --- footprints and the split
+
+
+def test_options_of_polygons_do_nothing_to_a_mask_and_that_is_said(scene, write_scene, out):
+    mask = write_scene("mask.tif", checkers(SIDE, SIDE, 8) + 1)
+    with pytest.warns(DataWarning, match=r"mask\.tif: --class-field and --all-touched are for polygons"):
+        cut(scene, mask, out, class_field="kind", all_touched=True)
 
 
 def test_codes_of_one_name_are_one_class(write_scene, scene, tmp_path, out):
