@@ -36,7 +36,7 @@ def find_legend(scene: Scene) -> Legend:
             f"{scene.path}: {found} found; a class raster holds up to 254 different values, each from 0 to {MAX_VALUE}; "
             "change them with gdal_calc.py"
         )
-    return raster_legend([scene.paths[0]], sorted(values))
+    return raster_legend(scene.paths[0], sorted(values))
 
 
 def _refuse_other_than_classes(scene: Scene) -> None:

@@ -525,7 +525,7 @@ def card(progress: Any, **options: Any) -> Any:
 @cli.command(cls=Verb)
 @click.argument("path", type=PATH)
 def info(path: str, progress: Any) -> Any:
-    """Describe a scene, a chip folder, a model or a prediction."""
+    """Describe a scene, labels, chips, a model or a map."""
     return geoseg.info(path)
 
 

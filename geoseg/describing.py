@@ -9,11 +9,15 @@ from typing import Any
 
 from geoseg.chips import INDEX, open_chips
 from geoseg.display import Displayed
-from geoseg.errors import FormatError, MissingFileError
+from geoseg.errors import FormatError, MissingFileError, without_controls
 from geoseg.files import read_json
-from geoseg.labels import read_legend
+from geoseg.labels import is_vector, read_legend
 from geoseg.legend import Legend
 from geoseg.scenes import Scene, describe_scene
+from geoseg.vector import open_layer
+
+_MOST_VALUES = 6
+"""Values of a column that are told."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,7 +26,7 @@ class Description(Displayed):
 
     Attributes:
         path: as asked for.
-        kind: `scene`, `class raster`, `chips`, `model` or `prediction`.
+        kind: `scene`, `class raster`, `vector`, `chips`, `model` or `prediction`.
         text: for reading.
         facts: for programs.
     """
@@ -41,15 +45,17 @@ class Description(Displayed):
 
 
 def info(path: str | Path) -> Description:
-    """Describe a scene, a class raster, a chip folder, a model bundle, or a prediction's run file.
+    """Describe a scene, a class raster, a file of polygons or points, a chip folder, a model bundle, or a prediction's run file.
 
     Raises:
         MissingFileError: nothing is there, or a folder of nothing geoseg knows.
-        RasterError, FormatError: it cannot be read.
+        RasterError, LabelError, FormatError: it cannot be read.
     """
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(f"{path}: not found; give a scene, a chip folder, a model or a prediction's _run.json")
+        raise MissingFileError(
+            f"{path}: not found; give a scene, labels, a chip folder, a model or a prediction's _run.json"
+        )
     if path.is_dir():
         return _describe_folder(path)
     if path.suffix.lower() == ".json":
@@ -59,11 +65,29 @@ def info(path: str | Path) -> Description:
                 f"{path}: no run file made by geoseg predict (no 'outputs' in it); name its folder or raster"
             )
         return Description(path, "prediction", json.dumps(facts, indent=1, ensure_ascii=False), facts)
+    if is_vector(path):
+        return _describe_vector(path)
     scene, legend = describe_scene(path), read_legend(path)
     kind = "class raster" if legend else "scene"
     return Description(
         path, kind, _scene_text(scene, legend), {**scene.to_dict(), "legend": legend.to_list() if legend else None}
     )
+
+
+def _describe_vector(path: Path) -> Description:
+    layer = open_layer(path)
+    table = layer.read()
+    crs = table.crs.to_string() if table.crs else None
+    kinds = sorted(set(table.geometry.geom_type.dropna()))
+    lines = [f"{path}: {len(table):,} features ({', '.join(kinds)}), {(crs or 'no CRS')[:40]}"]
+    columns = {}
+    for name in (name for name in layer.fields if name in table and name != table.geometry.name):
+        values = sorted({without_controls(str(value)) for value in table[name].dropna()})
+        columns[name] = len(values)
+        more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
+        lines.append(f"  {without_controls(name):<24} {', '.join(value[:24] for value in values[:_MOST_VALUES])}{more}")
+    facts = {"layer": layer.name, "crs": crs, "features": len(table), "geometries": kinds, "distinct_values": columns}
+    return Description(path, "vector", "\n".join(lines), facts)
 
 
 def _describe_folder(path: Path) -> Description:

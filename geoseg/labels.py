@@ -231,9 +231,9 @@ class _RasterLabels:
         return np.where(known, numbers, UNKNOWN), self._values(numbers), known
 
 
-def raster_legend(paths: Sequence[Path], values: Sequence[int]) -> Legend:
-    """A legend for the values found in mask rasters, with the names and colours that the first of them carries."""
-    path, names = paths[0], dict[int, str]()
+def raster_legend(path: Path, values: Sequence[int]) -> Legend:
+    """A legend for the values found in mask rasters, with the names and colours that one of them carries."""
+    names: dict[int, str] = {}
     sidecar = path.with_name(path.name + ".aux.xml")  # rasterio has no call for GDAL's category names
     if sidecar.exists():
         try:

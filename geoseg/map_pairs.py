@@ -162,7 +162,7 @@ def _find_legend(predicted: Path, reference: Path, options: PairOptions, fields:
     if not rasters:
         _warn_of_strangers(vectors)
         return polygon_legend(vectors, options.unlabelled)
-    legend = raster_legend(rasters, sorted(set().union(*map(_values_of, rasters))))
+    legend = raster_legend(rasters[0], sorted(set().union(*map(_values_of, rasters))))
     try:
         for file in vectors:
             for key in set(file.keys or ()):

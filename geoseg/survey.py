@@ -168,7 +168,7 @@ def _legend_after(values: Sequence[int], pairs: Pairs, left_out: dict[str, int])
         )
     if pairs.legend is not None:
         return pairs.legend
-    legend, background = raster_legend([_first_path(pairs)], possible), pairs.options.background
+    legend, background = raster_legend(_first_path(pairs), possible), pairs.options.background
     return legend.with_background(background) if background else legend
 
 

@@ -256,7 +256,7 @@ def read_raster(path: Path) -> None:
             reader.read(window, range(1, min(len(scene.band_names), 4) + 1))
     if path.suffix != ".vrt":
         read_legend(path)
-        raster_legend([path], [0, 1])
+        raster_legend(path, [0, 1])
         with open_label_raster(path, whole_scene(path.parent)) as labels:
             labels.read(Window(0, 0, SIZE, SIZE))
 

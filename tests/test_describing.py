@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scenery import box, write_polygons
 
 import geoseg
 from geoseg.bundle import CARD, write_bundle
@@ -132,3 +133,19 @@ def test_json_that_is_no_run_file(tmp_path, text, words):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(FormatError, match=words):
         info(tmp_path / "run.json")
+
+
+def test_labels(tmp_path):
+    path = write_polygons(
+        tmp_path / "a.gpkg", [box(i, 0, 1, 1) for i in range(8)], kind=["wheat", "grass"] * 4, number=range(8)
+    )
+    found = info(path)
+    assert found.kind == "vector"
+    assert found.facts == {
+        "layer": "a", "crs": "EPSG:32614", "features": 8, "geometries": ["Polygon"], "distinct_values": {"kind": 2, "number": 8},
+    }  # fmt: skip
+    first, kind, number = str(found).splitlines()
+    assert first == f"{path}: 8 features (Polygon), EPSG:32614"
+    assert kind.split(maxsplit=1) == ["kind", "grass, wheat"]
+    assert number.split(maxsplit=1) == ["number", "0, 1, 2, 3, 4, 5 and 2 more"]
+    json.dumps(found.to_dict(), allow_nan=False)

@@ -419,7 +419,7 @@ def test_a_palette_gives_colours_to_the_values_found(tmp_path, driver):
         with rasterio.open(path, "w", driver=driver, count=1, height=1, width=2, dtype="uint8") as dataset:
             dataset.write_colormap(1, {0: (9, 9, 9, 255), 1: (0, 0, 0, 255), 2: (255, 0, 16, 255)})
             dataset.write(np.array([[[0, 2]]], np.uint8))
-    legend = raster_legend([path], [0, 2])
+    legend = raster_legend(path, [0, 2])
     found = [(entry.value, entry.name, entry.colour) for entry in legend]
     assert found == [(0, "class_0", "#090909"), (2, "class_2", "#ff0010")]
 
@@ -432,9 +432,9 @@ def test_category_names_of_gdal(write_scene, tmp_path):
         "</CategoryNames></PAMRasterBand></PAMDataset>",
         encoding="utf-8",
     )
-    assert raster_legend([path], [0, 1, 2, 3]).names == ("water", "class_1", "Korn & Mais", "class_3")
+    assert raster_legend(path, [0, 1, 2, 3]).names == ("water", "class_1", "Korn & Mais", "class_3")
     (tmp_path / "l.tif.aux.xml").write_text("<PAMDataset>")
-    assert raster_legend([path], [0]).names == ("class_0",)
+    assert raster_legend(path, [0]).names == ("class_0",)
 
 
 def test_the_legend_of_a_class_raster_of_ours(write_scene):
@@ -452,7 +452,7 @@ def test_the_legend_of_a_class_raster_of_ours(write_scene):
 
 
 def test_a_nameless_raster_gets_made_up_names(write_scene):
-    assert raster_legend([write_scene("l.tif", VALUES)], [2, 5]) == make_legend([2, 5])
+    assert raster_legend(write_scene("l.tif", VALUES), [2, 5]) == make_legend([2, 5])
 
 
 @pytest.mark.filterwarnings("default")
@@ -467,4 +467,4 @@ def test_that_labels_are_resampled_is_said(write_scene, scene):
 def test_a_sidecar_that_nobody_can_read_tells_no_names(write_scene, encoding):
     path = write_scene("l.tif", VALUES)
     path.with_name("l.tif.aux.xml").write_text(f'<?xml version="1.0" encoding="{encoding}"?><PAMDataset/>')
-    assert raster_legend([path], [2, 5]) == make_legend([2, 5])
+    assert raster_legend(path, [2, 5]) == make_legend([2, 5])
