@@ -35,7 +35,9 @@ def _param(param: click.Parameter) -> dict[str, Any]:
             return entry | {"type": "flag", "off": off, "default": default if off else False}
     if isinstance(param.type, click.Choice):
         return entry | {"type": "choice", "choices": [str(word) for word in param.type.choices], "default": default}
-    kind = {"integer": "int", "float": "float", "m2|ha": "float", "path": "path", "file": "path"}.get(param.type.name, "text")
+    kind = {"integer": "int", "float": "float", "m2|ha": "float", "path": "path", "file": "path"}.get(
+        param.type.name, "text"
+    )
     return entry | {"type": kind, "default": default}
 
 
