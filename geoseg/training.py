@@ -178,15 +178,20 @@ def train(
         _write(staging, lesson, fitted, machine)
     if fitted.finished or isinstance(fitted.interruption, LearningError):
         _clear(checkpoints)
-    kept = f"{out} holds epoch {fitted.best + 1}, the best so far"
-    if isinstance(fitted.interruption, LearningError):
-        raise LearningError(f"{fitted.interruption}; {kept}") from fitted.interruption
-    if isinstance(fitted.interruption, KeyboardInterrupt):
-        raise KeyboardInterrupt(f"{kept}; --resume goes on with the run")
     if fitted.interruption is not None:
-        fitted.interruption.add_note(f"{kept}; --resume goes on with the run")
-        raise fitted.interruption
+        raise _told(fitted.interruption, f"{out} holds epoch {fitted.best + 1}, the best so far")
     return open_bundle(out)
+
+
+def _told(interruption: BaseException, kept: str) -> BaseException:
+    """What ended a run before its time, with what there is of it."""
+    if isinstance(interruption, LearningError):
+        return LearningError(f"{interruption}; {kept}")
+    kept += "; --resume goes on with the run"
+    if isinstance(interruption, KeyboardInterrupt):
+        return KeyboardInterrupt(kept)
+    interruption.add_note(kept)
+    return interruption
 
 
 def _refuse_earlier(out: Path, unfinished: bool, resume: bool, allowed: bool) -> None:
