@@ -110,7 +110,7 @@ class Bundle(Displayed):
                 f"  classes    {self.legend}",
                 *([f"  threshold  {self.threshold:g}"] if self.one_channel else []),
                 f"  epochs     best {self.training.get('best_epoch', '?')} of {self.training.get('epochs_run', '?')}"
-                + (f"; stopped before the end, at {self.training.get('epochs', '?')}" if self.stopped else ""),
+                + (f"; stopped by hand, {self.training.get('epochs', '?')} were planned" if self.stopped else ""),
                 *(f"  val {name:<20} {value:.3f}" for name, value in self.metrics.items() if isinstance(value, float)),
                 f"  weights    {self.weights_sha256[:16]}",
             ]

@@ -23,8 +23,8 @@ Swept = Callable[[Connectivity], Iterator[Finished]]
 def feature_areas_m2(finished: Finished, areas: PixelAreas) -> np.ndarray:
     """Of features, by their pixels."""
     outlines = finished.outlines
-    start = outlines.first_corners()[outlines.pieces[:-1]]
-    return np.bincount(finished.features, finished.pixels * areas.at(*start.T))
+    middle = outlines.middles()[outlines.pieces[:-1]]
+    return np.bincount(finished.features, finished.pixels * areas.at(*middle.T))
 
 
 class Change(NamedTuple):

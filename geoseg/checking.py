@@ -17,7 +17,7 @@ from geoseg.display import Displayed
 from geoseg.errors import Faults, GeosegError, GeosegWarning, InputError
 from geoseg.pairs import TileOptions
 from geoseg.polygon_labels import read_polygons
-from geoseg.preflight import alike_bands, match_model, match_values, preflight_scenes
+from geoseg.preflight import alike_bands, match_model, match_values, preflight_scenes, say_stopped
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.remote import Access
@@ -203,6 +203,8 @@ def _check_model(
                     area.near(scene)
     with faults.collect():
         bundle = open_bundle(model)
+        with faults.collect():
+            say_stopped(bundle.path, bundle.training)
         with faults.collect():
             bundle.network()
         for scene in scenes:

@@ -227,6 +227,7 @@ bands_option = click.option("--bands", help="Numbers or names, such as 4,3,2.")
 classes_option = click.option(
     "--classes", help="0=background,1=cultivated:#e5b52a, or a CSV or JSON file; values of one name are one class."
 )
+label_nodata_option = click.option("--label-nodata", type=int, help="A label value that means unknown.")
 class_field_option = click.option("--class-field", help="Column of a polygon file that tells the class.")
 unlabelled_option = click.option(
     "--unlabelled", type=_choice(choices.Unlabelled), default="background", help="What lies outside every polygon."
@@ -265,7 +266,7 @@ CHIPS = [
     click.option(
         "--other", type=_choice(choices.Other), default="error", help="What to do about values outside the legend."
     ),
-    click.option("--label-nodata", type=int, help="A label value that means unknown."),
+    label_nodata_option,
     click.option("--all-touched", is_flag=True, help="Burn every pixel that a polygon touches."),
     unlabelled_option,
     click.option("--aoi", type=PATH, help="Polygons inside which the labels are complete; outside is ignored."),
@@ -448,6 +449,7 @@ def polygonize(classes: str, **options: Any) -> Any:
 @unlabelled_option
 @click.option("--aoi", type=PATH, help="Polygons; of a pair of maps, only what lies inside is counted.")
 @click.option("--pixel-size", type=float, help="Metres, for a pair of polygon files.")
+@label_nodata_option
 @click.option("--boundary-tolerance", default="2", help="How far off a boundary may be: pixels, or metres such as 30m.")
 @click.option("--iou-threshold", default=0.5, help="IoU above which two objects are one and the same.")
 @click.option("--bootstrap", default=1000, help="Draws for the intervals.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.intervals import LEVEL, limits, resample
+from geoseg.intervals import LEVEL, known_draws, limits, resample
 from geoseg.legend import IGNORE, Legend
 from geoseg.metrics import Scores, tabulate
 
@@ -42,9 +42,12 @@ def score_differences(
         `difference` (the first less the other) and `intervals`, as `tabulate` has them.
     """
     found, compared = score(counts.sum(axis=0)), score(other.sum(axis=0))
-    drawn, drawn_other = (score(resample(one, samples=samples, seed=seed)) for one in (counts, other))
-    sure = len(counts) >= 2
-    intervals = {name: limits(np.where(sure, drawn[name] - drawn_other[name], np.nan), level) for name in found}
+    sums, other_sums = (resample(one, samples=samples, seed=seed) for one in (counts, other))
+    drawn, drawn_other = score(sums), score(other_sums)
+    leads = {name: drawn[name] - drawn_other[name] for name in found}
+    intervals = {
+        name: limits(values, level) for name, values in known_draws(leads, counts + other, sums + other_sums).items()
+    }
     return {
         "difference": tabulate({name: found[name] - compared[name] for name in found}, legend),
         "intervals": {
@@ -69,12 +72,12 @@ def mcnemar(disagreement: np.ndarray) -> dict[str, Any]:
 
     Returns:
         `only_first` and `only_other` in pixels; `pixels` and `blocks`, each with `statistic` (chi-squared with one degree
-        of freedom) and `p`, None where no pixel is right in one map only.
+        of freedom) and `p`, None where no pixel is right in one map only, or there is a single block.
     """
-    first, other, compared = (int(count) for count in disagreement.sum(axis=0))
-    blocks, lead = len(disagreement), disagreement[:, 0] - disagreement[:, 1]
-    expected = disagreement[:, 2] * ((first - other) / max(compared, 1))
-    spread = blocks / max(blocks - 1, 1) * ((lead - expected) ** 2).sum()
+    first, other, _ = (int(count) for count in disagreement.sum(axis=0))
+    blocks, lead = len(disagreement), (disagreement[:, 0] - disagreement[:, 1]).astype(float)
+    # The variance under the hypothesis that is tested: that neither leads.
+    spread = blocks / (blocks - 1) * (lead**2).sum() if blocks > 1 else 0.0
     return {
         "only_first": first,
         "only_other": other,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from geoseg.legend import Legend
 from geoseg.scenes import Scene, describe_scene
 from geoseg.vector import open_layer
 
+_HEAD = 10_000
 _MOST_VALUES = 6
 """Values of a column that are told."""
 
@@ -58,7 +60,7 @@ def info(path: str | Path) -> Description:
         )
     if path.is_dir():
         return _describe_folder(path)
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json" and not _is_geojson(path):
         facts = read_json(path, newest=1, what="a run file made by geoseg predict")
         if "outputs" not in facts:
             raise FormatError(
@@ -74,12 +76,20 @@ def info(path: str | Path) -> Description:
     )
 
 
+def _is_geojson(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return (
+            re.search(rb'"type"\s*:\s*"(FeatureCollection".*"features"|Feature")', file.read(_HEAD), re.DOTALL)
+            is not None
+        )
+
+
 def _describe_vector(path: Path) -> Description:
     layer = open_layer(path)
     table = layer.read()
     crs = table.crs.to_string() if table.crs else None
     kinds = sorted(set(table.geometry.geom_type.dropna()))
-    lines = [f"{path}: {len(table):,} features ({', '.join(kinds)}), {(crs or 'no CRS')[:40]}"]
+    lines = [f"{path}: {len(table):,} features ({', '.join(kinds) or 'without geometry'}), {(crs or 'no CRS')[:40]}"]
     columns = {}
     for name in (name for name in layer.fields if name in table and name != table.geometry.name):
         values = sorted({without_controls(str(value)) for value in table[name].dropna()})

@@ -59,6 +59,7 @@ def evaluate(
     unlabelled: Unlabelled = "background",
     aoi: str | Path | None = None,
     pixel_size: float | None = None,
+    label_nodata: int | None = None,
     boundary_tolerance: str = "2",
     iou_threshold: float = 0.5,
     bootstrap: int = 1000,
@@ -86,6 +87,7 @@ def evaluate(
         class_field: column of polygons or points that tells the class; files made by geoseg need none.
         unlabelled: what pixels outside every polygon of a reference are: `background`, or `ignore`.
         aoi: polygon file; of a pair of maps, only what lies inside is counted.
+        label_nodata: a value of a reference raster that means unknown, whatever else tells.
         pixel_size: metres; of a pair of polygon files, which have no pixels to count.
         boundary_tolerance: how far off a boundary may be, in pixels (1 or more), or in metres such as `30m`.
         iou_threshold: above it, 0.5 or more, two objects are one and the same.
@@ -119,14 +121,15 @@ def evaluate(
     refuse_below(0, faults, seed=seed)
     _refuse_odd(faults, chips, reference, iou_threshold, threshold, robustness)
     if reference is None:
-        laid_on = {"classes": classes, "class-field": class_field, "aoi": aoi, "pixel-size": pixel_size, "only": only}
+        laid_on = {"classes": classes, "class-field": class_field, "aoi": aoi, "pixel-size": pixel_size, "only": only,
+                   "label-nodata": label_nodata}  # fmt: skip
         if unlabelled != "background":
             laid_on["unlabelled"] = unlabelled
         _refuse_for_chips(faults, laid_on)
     with ExitStack() as opened, bounded_cache():
         with faults.collect():
             study: Study
-            options = PairOptions(classes, only, class_field, unlabelled, aoi, pixel_size)
+            options = PairOptions(classes, only, class_field, unlabelled, aoi, pixel_size, label_nodata)
             if reference is not None and holds_points(Path(reference)):
                 if against is not None:
                     raise InputError(f"--against {against}: not with points; evaluate each map at them")

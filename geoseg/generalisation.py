@@ -28,9 +28,9 @@ def fill_holes(swept: Swept, least_m2: float, areas: PixelAreas) -> Generalised:
     parts, holes = [], 0
     for finished in swept(4):
         outlines = finished.outlines
-        enclosed, start = -outlines.ring_areas(), outlines.first_corners()
+        enclosed = -outlines.ring_areas()
         of_piece = np.repeat(np.arange(len(outlines.classes)), np.diff(outlines.pieces))
-        filled = (enclosed > 0) & (enclosed * areas.at(*start.T) < least_m2)
+        filled = (enclosed > 0) & (enclosed * areas.at(*outlines.middles().T) < least_m2)
         name, row, begin, end = outlines.runs(np.where(filled, np.arange(len(filled)), -1))
         holes += int(filled.sum())
         parts.append((enclosed[name], Change(row, begin, end, outlines.classes[of_piece[name]])))

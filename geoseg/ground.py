@@ -86,6 +86,7 @@ def chip_ground(
         batch_size: chips a step.
         other: of a model to compare it with, which takes the same bands.
     """
+    overlapping = (folder.facts.get("options", {}).get("stride") or folder.image.chip_size) < folder.image.chip_size
     for start in range(0, len(chips), batch_size):
         read = [(chip, *folder.read(chip)) for chip in chips[start : start + batch_size]]
         for _, same in groupby(read, key=lambda entry: entry[3].shape):  # pictures differ in size
@@ -96,8 +97,10 @@ def chip_ground(
             for (chip, _, _, mask), told, rival in zip(batch, found, compared, strict=True):
                 height, width = mask.shape
                 at = Window(chip.col, chip.row, width, height)
-                # Each tells by itself: pixels of a degree grid differ from scene to scene.
-                pixel_m2 = describe_scene(folder.path / chip.image).pixel_area_m2((width - 1) / 2, (height - 1) / 2)
+                # Each tells by itself: pixels of a degree grid differ from scene to scene. Of chips that overlap, areas would
+                # be counted twice.
+                scene = None if overlapping else describe_scene(folder.path / chip.image)
+                pixel_m2 = None if scene is None else scene.pixel_area_m2((width - 1) / 2, (height - 1) / 2)
                 place = Place(chip.name, chip.scene, at, chip.block, pixel_m2)
                 yield Ground(
                     mask, told.indices, slice(0, height), [(place, np.s_[0:height, 0:width])],
@@ -166,7 +169,8 @@ class MapPair:
             reference, reference_fields = self._indices(self.reference, window, self.names[1])
             predicted, predicted_fields = self._indices(self.predicted, window, self.names[0])
             if self.area is not None:
-                reference[~self.area.read(window)[1]] = IGNORE
+                outside = ~self.area.read(window)[1]
+                reference[outside] = predicted[outside] = IGNORE
             places = []
             for square in grid(tile.core.height, scene.width, SQUARE):
                 row, col = tile.core.row_off + square.core.row_off, square.core.col_off

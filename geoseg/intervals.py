@@ -62,22 +62,37 @@ def intervals_of(
         level: share of the draws between the limits, within 0..1.
 
     Returns:
-        Pairs, (classes, 2) or (2,); NaN where fewer than two blocks hold anything of the class, or, overall, where there
-        are fewer than two blocks.
+        Pairs, (classes, 2) or (2,); NaN where nothing is known, see `known_draws`.
 
     Raises:
         ValueError: `samples` or `level` is out of range.
     """
     if samples < 1 or not 0 < level < 1:
         raise ValueError(f"samples={samples}, level={level}: at least 1 sample and a level between 0 and 1 are needed")
-    blocks = len(counts)
-    found = {}
-    for name, values in score(resample(counts, samples=samples, seed=seed)).items():
-        known = np.array(blocks >= 2)
-        if values.ndim > 1:
-            known = counts.reshape(blocks, -1, counts.shape[-1]).any(axis=1).sum(axis=0) >= 2
-        found[name] = limits(np.where(known, values, np.nan), level)
-    return found
+    sums = resample(counts, samples=samples, seed=seed)
+    return {name: limits(values, level) for name, values in known_draws(score(sums), counts, sums).items()}
+
+
+def known_draws(drawn: Scores, counts: np.ndarray, sums: np.ndarray) -> Scores:
+    """Scores of draws, NaN where they tell nothing of other ground.
+
+    That is where fewer than two blocks hold anything of the class, or there are fewer than two, so that all draws are the
+    same; and, of a score over all classes, draws that have missed one: their means are of other classes.
+
+    Args:
+        drawn: (samples,), or (samples, classes) where there are scores per class.
+        counts: (blocks, ...), or (blocks, ..., classes) where there are scores per class.
+        sums: (samples, ...), what was drawn of these.
+    """
+    enough, whole = np.array(len(counts) >= 2), np.ones(len(sums), bool)
+    per_class = enough
+    if any(values.ndim > 1 for values in drawn.values()):
+        held, found = (array.reshape(len(array), -1, array.shape[-1]).any(axis=1) for array in (counts, sums))
+        per_class, whole = held.sum(axis=0) >= 2, (found == held.any(axis=0)).all(axis=1)
+    return {
+        name: np.where(per_class if values.ndim > 1 else enough & whole, values, np.nan)
+        for name, values in drawn.items()
+    }
 
 
 def score_intervals(

@@ -241,7 +241,10 @@ def _read_entries(entries: Iterable[dict[str, Any]]) -> list[_Partly]:
             value = int(str(entry["value"]))  # as a text, since int(1.5) is 1
         except (KeyError, TypeError, ValueError):
             raise LegendError(f"class {entry}: a whole number called 'value' is needed") from None
-        name, colour = str(entry.get("name") or ""), str(entry.get("colour") or entry.get("color") or "")
+        name, colour = (
+            str(entry.get("name") or "").strip(),
+            str(entry.get("colour") or entry.get("color") or "").strip(),
+        )
         # A role of null was taken from the class; where nothing or an empty cell stands, the name tells it.
         partly.append(_Partly(value, name, colour, entry.get("role", _BY_NAME)))
     return partly
@@ -302,7 +305,13 @@ def _group(partly: Sequence[_Partly]) -> list[_Partly]:
     groups: dict[object, list[_Partly]] = {}
     for number, entry in enumerate(partly):
         groups.setdefault(entry.name or number, []).append(entry)
-    return [first._replace(also=tuple(entry.value for entry in others)) for first, *others in groups.values()]
+    return [
+        first._replace(
+            colour=next((entry.colour for entry in (first, *others) if entry.colour), None),
+            also=tuple(entry.value for entry in others),
+        )
+        for first, *others in groups.values()
+    ]
 
 
 def _complete(partly: Sequence[_Partly]) -> Legend:

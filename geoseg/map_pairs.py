@@ -44,6 +44,7 @@ class PairOptions:
     unlabelled: Unlabelled = "background"
     aoi: str | Path | None = None
     pixel_size: float | None = None
+    label_nodata: int | None = None
 
 
 def open_pair(
@@ -69,7 +70,8 @@ def open_pair(
     legend = _find_legend(predicted, reference, options, fields)
     for path in (reference, predicted, other):
         if path is not None and not options.classes and not is_vector(path):
-            _warn_of_nodata(path, legend)
+            _warn_of_nodata(path, legend, options.label_nodata if path == reference else None)
+    named = legend if options.classes else None
     told, others = _merge_others(legend, options.only)
     if others:  # what lies outside polygons is one of the others too
         legend = Legend((*legend.classes, *(entry for entry in told if entry.value not in legend.label_values)))
@@ -88,7 +90,8 @@ def open_pair(
             of_map: Unlabelled = "ignore" if legend.background is None else "background"
             unlabelled = options.unlabelled if path == reference else of_map
             return PolygonLabels(polygons[path], scene, legend=legend, unlabelled=unlabelled)
-        return stack.enter_context(open_label_raster(path, scene, named=legend if options.classes else None))
+        nodata = options.label_nodata if path == reference else None
+        return stack.enter_context(open_label_raster(path, scene, named=named, nodata=nodata))
 
     area = None if inside is None else inside_of(inside, scene)
     # It is of the single classes: how sure the map is of several together, it does not tell.
@@ -114,14 +117,15 @@ def _warn_of_boundary(legend: Legend, polygons: Mapping[Path, Polygons], predict
             )
 
 
-def _warn_of_nodata(path: Path, legend: Legend) -> None:
+def _warn_of_nodata(path: Path, legend: Legend, unknown: int | None) -> None:
     """Where nodata is the value of a class, none of its pixels counts: a map would not be blamed for what it invents there."""
     nodata = describe_scene(path).nodata[0]
     for entry in legend:
-        if entry.value == nodata:
+        if entry.value == nodata != unknown:
             warnings.warn(
                 f"{path}: nodata {nodata:g} found, which is the value of '{entry.name}'; it is taken for unknown and left out. Where "
-                f"it means {entry.name}, name the classes with --classes",
+                f"it means {entry.name}, name the classes with --classes; where it is right for a reference, say so with "
+                f"--label-nodata {nodata:g}",
                 DataWarning,
                 stacklevel=4,
             )

@@ -84,6 +84,15 @@ class Coverage:
         first = np.minimum.reduceat(np.minimum.reduceat(row * width + col, self.arcs[:-1])[arc], self.rings[:-1])
         return np.column_stack((first % width, first // width))
 
+    def middles(self) -> np.ndarray:
+        """Of each ring the middle of its extent, (rings, 2) column and row."""
+        arc = np.maximum(self.ring_arcs, ~self.ring_arcs)
+        low, high = (
+            part.reduceat(part.reduceat(self.vertices, self.arcs[:-1])[arc], self.rings[:-1])
+            for part in (np.minimum, np.maximum)
+        )
+        return (low + high) // 2
+
     def runs(self, names: np.ndarray) -> Runs:
         """The pixels inside rings, where these follow the sides of pixels.
 

@@ -231,8 +231,10 @@ def pair_labels(
                     warn_of_class_columns(path)
             else:
                 describe_scene(path)
-                _say_what_does_nothing(path, options)
             readable.append(path)
+    if readable and not polygons:
+        with faults.collect():
+            _say_what_does_nothing(readable[0], options)
     for scene in scenes:
         with faults.collect():
             if aoi is not None:

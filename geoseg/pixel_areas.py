@@ -11,8 +11,9 @@ from geoseg.grid import grid
 from geoseg.legend import IGNORE
 from geoseg.scenes import Scene
 
-_ALIKE = (64, 256)
-"""Rows and columns of pixels that are taken to have the area of the one in their middle."""
+_ROWS, _COLS, _ALIKE_M = 64, 256, 7_000
+"""Rows and columns of pixels that are taken to have the area of the one in their middle; fewer of large ones, no more than
+span so many metres."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def class_amounts(scene: Scene, window: Window, indices: np.ndarray, classes: in
         indices: (rows, cols) class indices, 255 where there is none.
         classes: how many there are.
     """
-    blocks = [tile.core for tile in grid(window.height, window.width, _ALIKE)]
+    blocks = [tile.core for tile in grid(window.height, window.width, _alike(scene))]
     pixels = np.array(
         [np.bincount(indices[block.toslices()].ravel(), minlength=IGNORE + 1)[:classes] for block in blocks]
     )
@@ -55,8 +56,14 @@ def class_amounts(scene: Scene, window: Window, indices: np.ndarray, classes: in
     return ClassAmounts(pixels.sum(0), np.where(pixels, pixels * areas[:, None], 0).sum(0))
 
 
+def _alike(scene: Scene) -> tuple[int, int]:
+    span = max(1, int(_ALIKE_M / (scene.map_pixel_size_m or 1)))
+    # Along a row less changes: nothing at all in degrees.
+    return min(_ROWS, span), min(_COLS, 32 * span)
+
+
 class PixelAreas:
-    """Area on the ground of pixels, taken to be the same over blocks of 64 x 256 of them.
+    """Area on the ground of pixels, taken to be the same over blocks of 64 x 256 of them, or smaller ones where pixels are large.
 
     Args:
         scene: has them; without a CRS areas are NaN.
@@ -67,7 +74,7 @@ class PixelAreas:
 
     def at(self, col: np.ndarray, row: np.ndarray) -> np.ndarray:
         """In m2, of the pixels at columns and rows (n,)."""
-        (high, wide), height, width = _ALIKE, self._scene.height, self._scene.width
+        (high, wide), height, width = _alike(self._scene), self._scene.height, self._scene.width
         across = -(-width // wide)
         blocks, which = np.unique(row // high * across + col // wide, return_inverse=True)
         rows = np.minimum(blocks // across * high + (high - 1) / 2, height - 1)

@@ -44,6 +44,11 @@ def estimate_areas(found: ClassMap, points: ReferencePoints, progress: Progress)
         _warn(
             f"{points.path}: {len(mapped) - len(used)} labelled points lie outside the map or on nodata and are left out"
         )
+    if again := len(used) - len(set(zip(x[used].tolist(), y[used].tolist(), strict=True))):
+        _warn(
+            f"{points.path}: {again} points lie where another point does, and count as if they were of ground of their own; keep one "
+            f"of each"
+        )
     values = np.array(found.legend.values)
     stratum = points.table["stratum"].to_numpy()[used] if points.strata else values[mapped[used]]
     strata = points.strata or {
@@ -63,8 +68,12 @@ def estimate_areas(found: ClassMap, points: ReferencePoints, progress: Progress)
         np.array([order[value] for value in stratum.tolist()]), mapped[used], points.reference[used],
         np.array([area for area, _ in kept.values()]), np.array(size),
     )  # fmt: skip
+    told = estimate(sample, classes.area_m2, found.legend)
+    for entry in told["classes"]:
+        if entry["value"] in strata and entry["value"] not in kept:  # nobody has looked where the map shows it
+            entry["area_ha"] = dict.fromkeys(entry["area_ha"])
     return {
-        **estimate(sample, classes.area_m2, found.legend),
+        **told,
         "unsampled_ha": unsampled_m2 / 1e4,
         "strata": "drawn" if points.strata else "map",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
-from pandas.api.types import is_numeric_dtype
 from rasterio.features import rasterize
 from rasterio.windows import Window, transform
 
@@ -132,15 +131,20 @@ def read_polygons(
     keys = _field_values(path, frame[class_field][told])
     if classes is not None:
         _refuse_strays(path, keys, classes, other)
+    else:
+        _say_letters(path, keys, class_field)
     return Polygons(path, gpd.GeoSeries(shapes[told], crs=frame.crs), keys)
 
 
 def warn_of_class_columns(path: Path) -> None:
     """Where no class field was named, and a column of names that come again and again could be it, say so."""
     layer = open_layer(path, prefer="Polygon")
-    table = layer.read()
+    try:
+        table = layer.read()
+    except LabelError:  # of columns that nobody has asked for
+        return
     for name in layer.fields:
-        if name in table and not is_numeric_dtype(table[name]) and table[name].map(type).eq(str).any():
+        if name in table and name != table.geometry.name and any(isinstance(value, str) for value in table[name]):
             texts = table[name].dropna().astype(str).str.strip()
             found = sorted(set(texts))
             if 1 < len(found) <= _MOST_CLASSES and 2 * len(found) <= len(texts):
@@ -172,19 +176,22 @@ def _field_values(path: Path, column: Any) -> tuple[int | str, ...]:
             f"{path}: field '{column.name}' holds fractions or numbers beyond measure; whole numbers or names are needed"
         )
     texts = [str(value).strip() for value in column]
-    spellings: dict[str, set[str]] = {}
-    for text in set(texts):
-        spellings.setdefault(text.casefold(), set()).add(text)
-    for same in spellings.values():
-        if len(same) > 1:
-            _warn(
-                f"{path}: {' and '.join(sorted(same))} found in '{column.name}', which are taken for {len(same)} classes"
-            )
     return (
         tuple(int(text) for text in texts)
         if all(text.isdecimal() and len(text) < 19 for text in texts)
         else tuple(texts)
     )
+
+
+def _say_letters(path: Path, keys: Iterable[int | str], class_field: str) -> None:
+    spellings: dict[str, set[str]] = {}
+    for name in {key for key in keys if isinstance(key, str)}:
+        spellings.setdefault(name.casefold(), set()).add(name)
+    for same in spellings.values():
+        if len(same) > 1:
+            _warn(
+                f"{path}: {' and '.join(sorted(same))} found in '{class_field}', which are taken for {len(same)} classes"
+            )
 
 
 def _refuse_strays(path: Path, keys: Sequence[int | str], legend: Legend, other: Other | None) -> None:

@@ -38,6 +38,8 @@ _SUFFIXES: dict[str, Format] = {
     ".gpkg": "gpkg", ".fgb": "fgb", ".geojson": "geojson", ".json": "geojson", ".parquet": "parquet",
 }  # fmt: skip
 _DRIVERS = {"fgb": "FlatGeobuf", "geojson": "GeoJSON"}
+_PIECE_DEGREES, _PIECE_M = 0.05, 5_000
+"""Longest piece of an edge that is taken for a geodesic."""
 _ROWS = 50_000
 """Rows to gather before they are written: opening the file for each strip takes longer than writing it."""
 
@@ -96,11 +98,14 @@ def to_degrees(crs: CRS | None) -> pyproj.Transformer | None:
 def measure_ground(polygons: np.ndarray, crs: CRS | None) -> tuple[np.ndarray, np.ndarray]:
     """Area in m2 and perimeter in m, with that of holes, on the WGS 84 ellipsoid; NaN where no CRS says where that is.
 
-    Edges are taken for geodesics between their ends (Karney, Journal of Geodesy 87, 2013).
+    Edges are straight in the CRS. Pieces of them, of a few kilometres, are taken for geodesics between their ends (Karney,
+    Journal of Geodesy 87, 2013): a whole edge along a parallel would be a great circle, which leaves it.
     """
     transformer = to_degrees(crs)
-    if transformer is None or not len(polygons):
+    if crs is None or transformer is None or not len(polygons):
         return np.full(len(polygons), np.nan), np.full(len(polygons), np.nan)
+    piece = _PIECE_DEGREES if crs.is_geographic else _PIECE_M / crs.linear_units_factor[1]
+    polygons = shapely.segmentize(polygons, piece)
     _, coordinates, (rings, parts) = shapely.to_ragged_array(polygons)
     lon, lat = transformer.transform(*coordinates.T)
     geod = pyproj.Geod(ellps="WGS84")

@@ -23,7 +23,6 @@ from geoseg.choices import (
 from geoseg.cluster import predict_on_cluster, refuse_unreachable
 from geoseg.devices import choose_devices, choose_precision, precision_name
 from geoseg.errors import (
-    DataWarning,
     Faults,
     GeosegError,
     InputError,
@@ -37,7 +36,7 @@ from geoseg.maps import all_names
 from geoseg.merging import create_merger
 from geoseg.polygon_labels import Polygons, read_polygons
 from geoseg.predictor import Predictor, choose_threshold, create_predictors
-from geoseg.preflight import match_model, match_values, preflight_scenes
+from geoseg.preflight import match_model, match_values, preflight_scenes, say_stopped
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.reach import COARSEST
@@ -197,7 +196,7 @@ def _check(
     with faults.collect():
         bundle = open_bundle(model)
         with faults.collect():
-            _warn_of_stopped(bundle)
+            say_stopped(bundle.path, bundle.training)
         with faults.collect():
             options.outlines.refuse_unfit(bundle.legend, str(model))
         with faults.collect():
@@ -233,16 +232,6 @@ def _check(
                 options.outlines.refuse_unmeasured(scene)
     faults.raise_any()
     return _Checked(bundle, devices, area, scenes)
-
-
-def _warn_of_stopped(bundle: Bundle) -> None:
-    if bundle.stopped:
-        run, planned = (bundle.training.get(key) for key in ("epochs_run", "epochs"))
-        warnings.warn(
-            f"{bundle.path}: its training was stopped after {run} of {planned} epochs; go on with it by: geoseg train --resume",
-            DataWarning,
-            stacklevel=4,
-        )
 
 
 def _warn_of_window(bundle: Bundle, options: MapOptions) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
@@ -83,13 +84,15 @@ def choose_bands(scene: Scene, bands: str | Sequence[int | str] | None) -> tuple
     chosen = []
     for band in bands.split(",") if isinstance(bands, str) else bands:
         text = str(band).strip()
-        if scene.band_names.count(text) == 1:
-            chosen.append(scene.band_names.index(text) + 1)
+        alike = [number for number, name in enumerate(scene.band_names, 1) if name.casefold() == text.casefold()]
+        if len(alike) == 1:
+            chosen += alike
         elif text.isdecimal() and 1 <= int(text) <= len(scene.band_names):
             chosen.append(int(text))
         else:
+            found = "several bands are" if alike else "no band is"
             raise RasterError(
-                f"{scene.path}: no band '{text}'; name bands by number, or by name in full: {numbered_bands(scene)}"
+                f"{scene.path}: {found} called '{text}'; name bands by number, or by name in full: {numbered_bands(scene)}"
             )
     if not chosen or len(set(chosen)) < len(chosen):
         raise RasterError(f"{scene.path}: --bands {bands}: name each band once, such as 4,3,2")
@@ -137,6 +140,17 @@ def _refuse_unlike(scene: Scene, sources: Sequence[int], first: Scene, alike: Se
                 f"{scene.path}: {what} {', '.join(map(str, found))} found, {first.path} has {', '.join(map(str, needed))}; "
                 f"chips of one folder must be alike, tile them apart"
             )
+
+
+def say_stopped(model: Path, training: Mapping[str, Any]) -> None:
+    """Warn of a model whose training was stopped by hand, and might have learnt more."""
+    if training.get("stopped") is True:
+        warnings.warn(
+            f"{model}: its training was stopped after {training.get('epochs_run')} of {training.get('epochs')} epochs; go on with it "
+            f"by: geoseg train --resume",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def match_model(scene: Scene, image: ImageSpec, bands: str | Sequence[int | str] | None = None) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ class ProgressBar:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet, self._stage = quiet, ""
+        self._quiet, self._stage, self._ended = quiet, "", ""
         self._bar: Any = None
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -31,6 +31,8 @@ class ProgressBar:
         from tqdm.auto import tqdm
 
         stop_if_asked()
+        if done >= total and stage == self._ended:
+            return
         if self._bar is None or stage != self._stage:
             self.close()
             interval = 0.1 if sys.stderr.isatty() else _log_seconds()
@@ -40,12 +42,13 @@ class ProgressBar:
             self._stage = stage
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
-        if done >= total:
+        self._ended = stage if done >= total else ""
+        if self._ended:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process draws a bar of its own."""
-        return {"_quiet": self._quiet, "_stage": "", "_bar": None}
+        return {"_quiet": self._quiet, "_stage": "", "_ended": "", "_bar": None}
 
     def clear(self) -> None:
         """Make way for a line; the bar comes back with the next step."""

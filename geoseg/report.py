@@ -72,13 +72,17 @@ def _template(name: str) -> jinja2.Template:
     )  # fmt: skip
     environment.filters |= {
         "figure": figure, "interval": interval, "percent": _percent, "percent_interval": _percent_interval,
-        "count": "{:,}".format, "signed": _signed, "hectares": _hectares,
+        "count": "{:,}".format, "signed": _signed, "signed_interval": _signed_interval, "hectares": _hectares,
     }  # fmt: skip
     return environment.get_template(name)
 
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.3f}"
+
+
+def _signed_interval(pair: Sequence[float] | None) -> str:
+    return "-" if pair is None else f"{pair[0]:+.3f} to {pair[1]:+.3f}"
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -22,6 +22,7 @@ from geoseg.errors import DataWarning, Faults, GeosegError, OutputExistsError
 from geoseg.fields import growth_for
 from geoseg.files import read_json, sha256, stage_occupied, write_json
 from geoseg.grid import Layout
+from geoseg.labels import read_model_sha256
 from geoseg.mapping import MapJob, choose_batch_size, choose_layout
 from geoseg.maps import all_names, class_totals, file_names, map_layers, sidecar_names, write_map_project, write_styles
 from geoseg.polygon_labels import Polygons
@@ -235,12 +236,21 @@ def find_earlier(plan: SceneMap, run: MapRun, faults: Faults) -> ScenePrediction
 
 def _given_way(plan: SceneMap, out: Path) -> list[str]:
     """The files that an earlier run says it has written, and what programs have noted beside rasters that are replaced."""
-    written: object = None
+    names, written = all_names(plan.scene.name), None
     with suppress(GeosegError):
         written = read_json(run_file(plan.scene, out), newest=_FORMAT, what="the run file of a map").get("outputs")
-    earlier = [name for name in all_names(plan.scene.name) if isinstance(written, dict) and name in written]
+    if isinstance(written, dict):
+        earlier = [name for name in names if name in written]
+    else:  # a run that was killed while it took away an earlier map has begun with that file
+        earlier = [name for name in names if name.endswith(".tif") and _is_ours(out / name)]
     rasters = {name: name for name in (*plan.names.values(), *earlier)}
     return list(dict.fromkeys([*rasters, *sidecar_names(rasters)]))
+
+
+def _is_ours(path: Path) -> bool:
+    with suppress(GeosegError):
+        return path.exists() and read_model_sha256(path) is not None
+    return False
 
 
 def _names(scene: Scene, options: MapOptions) -> dict[str, str]:

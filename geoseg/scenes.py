@@ -138,15 +138,17 @@ class Scene:
         """
         if self._to_degrees is None:
             return np.full(np.shape(cols), math.nan)
-        # Across the middle and down the middle of each pixel: its edges differ where a degree does.
-        x, y = np.stack((cols, cols + 1, cols + 0.5, cols + 0.5)), np.stack((rows + 0.5, rows + 0.5, rows, rows + 1))
+        # The middle of each pixel and of its edges: across and down, as seen from the middle, where north is one direction.
+        x = np.stack((cols + 0.5, cols + 1, cols, cols + 0.5, cols + 0.5))
+        y = np.stack((rows + 0.5, rows + 0.5, rows + 0.5, rows + 1, rows))
         t = self.transform
         lons, lats = self._to_degrees.transform(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f)
-        geod = pyproj.Geod(ellps="WGS84")
+        lon, lat = (np.broadcast_to(part[0], part[1:].shape) for part in (lons, lats))
         with np.errstate(invalid="ignore"):
-            azimuth_across, _, across = geod.inv(lons[0], lats[0], lons[1], lats[1])
-            azimuth_down, _, down = geod.inv(lons[2], lats[2], lons[3], lats[3])
-            areas = np.asarray(across * down * abs(np.sin(np.radians(azimuth_down - azimuth_across))))
+            azimuth, _, distance = pyproj.Geod(ellps="WGS84").inv(lon, lat, lons[1:], lats[1:])
+            # As a number, east and north in metres.
+            right, left, down, up = np.asarray(distance) * np.exp(1j * np.radians(90 - np.asarray(azimuth)))
+            areas = abs(((right - left).conj() * (down - up)).imag)
         return np.where(np.isfinite(areas), areas, math.nan)
 
     @cached_property
@@ -421,8 +423,16 @@ def describe_scene(source: Path | RemoteFile, access: Access = LOCAL) -> Scene:
             transform=dataset.transform,
             remote=source if isinstance(source, RemoteFile) else None,
             access=access,
-            palette=ColorInterp.palette in dataset.colorinterp,
+            palette=_has_colours(dataset),
         )
+
+
+def _has_colours(dataset: DatasetReader) -> bool:
+    """Whether a palette gives the values colours; one of greys that grow lighter leaves them what they are, brightness."""
+    if dataset.colorinterp[0] != ColorInterp.palette:
+        return False
+    colours = [rgb for _, (*rgb, _) in sorted(dataset.colormap(1).items())]
+    return any(len(set(rgb)) > 1 for rgb in colours) or colours != sorted(colours)
 
 
 def _describe_stack(folder: Path | RemoteFile, access: Access) -> Scene:
@@ -452,6 +462,7 @@ def _describe_stack(folder: Path | RemoteFile, access: Access) -> Scene:
         crs=first.crs,
         transform=first.transform,
         access=access,
+        palette=any(band.palette for band in bands),
     )
 
 

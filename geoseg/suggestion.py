@@ -180,7 +180,7 @@ def _look(
             pixels, valid = (np.stack([entry[part] for entry in batch]) for part in (1, 2))
             shares = predictor.shares(pixels, valid).cpu().numpy()
             for (place, raw, there), told in zip(batch, shares, strict=True):
-                inside = labels is not None and labels.read(place)[1].mean() >= _HALF
+                inside = labels is not None and labels.read(place)[1][there].mean() >= _HALF
                 amount, counts = doubt(told, there)
                 features = describe_window(bundle.image.normalise(raw, there), there)
                 yield _Seen(scene, place, float(there.mean()), bool(inside), amount, counts, features)

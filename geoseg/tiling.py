@@ -116,8 +116,9 @@ def tile(
             refuse_existing([out / INDEX], overwrite or dry_run)
         found = preflight_scenes(inputs, stack=stack, faults=faults)
         sources = alike_bands(found, bands, faults)
-        with faults.collect():
-            refuse_odd_scaling(scale, len(sources))
+        if sources:
+            with faults.collect():
+                refuse_odd_scaling(scale, len(sources))
         plan = survey(found, labels, sources, options, faults, progress)
         if dry_run:
             return plan

@@ -114,7 +114,8 @@ def train(
         early_stop: end after so many epochs without a better mean IoU; 0 never does.
         gradient_clip: largest norm of the gradient; 0 is none.
         save_every: keep the weights of every so many epochs as well; 0 keeps the best only.
-        init: a bundle to start from; its network, its scaling of the bands and its weights are taken over.
+        init: a bundle to start from; its network, its scaling of the bands and its weights are taken over. It stays: `out` is
+            another folder.
         resume: go on with a run that was cut off, with the options it had.
         max_time: DD:HH:MM:SS after which training ends, with a whole bundle.
         precision: `auto`, `fp32`, `bf16` or `fp16`.

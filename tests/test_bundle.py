@@ -142,7 +142,7 @@ def text(content: str) -> Callable[[Path], Any]:
         (without("image", "bands"), FormatError, r"missing required field `bands` - at `\$\.image`"),
         (without("weights_sha256"), FormatError, "missing required field `weights_sha256`"),
         (setting(image=None), FormatError, "Expected `object`, got `null`"),
-        (network(arch="unett"), FormatError, "did you mean unet"),
+        (network(arch="unett"), FormatError, "known are unet"),
         (setting(legend=[]), FormatError, "classes: 0 found"),
         (setting(threshold=0), FormatError, "threshold 0.0 found"),
         (setting(threshold=1.0), FormatError, "threshold 1.0 found"),

@@ -440,7 +440,9 @@ def test_a_bar_for_scripts_tells_each_stage_to_its_end(tiling, tmp_path, capfd):
     geoseg.tile(scene, labels=labels, out=tmp_path / "bar", chip_size=16, split="1:0:0", progress=bar)
     told = capfd.readouterr()
     assert told.out == ""
-    assert re.search(r"write chips: 100%.*16/16", told.err)
+    assert len(re.findall(r"write chips: 100%.*16/16", told.err)) == 1
+    bar("write chips", 16, 16)
+    assert capfd.readouterr().err == ""
     assert told.err.endswith("\n")
     geoseg.tile(
         scene,

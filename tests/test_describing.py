@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 from scenery import box, write_polygons
@@ -149,3 +150,5 @@ def test_labels(tmp_path):
     assert kind.split(maxsplit=1) == ["kind", "grass, wheat"]
     assert number.split(maxsplit=1) == ["number", "0, 1, 2, 3, 4, 5 and 2 more"]
     json.dumps(found.to_dict(), allow_nan=False)
+    gpd.read_file(path).to_file(tmp_path / "a.json", driver="GeoJSON")
+    assert info(tmp_path / "a.json").facts["features"] == 8

@@ -38,13 +38,14 @@ def test_values_of_one_name_are_one_class():
     assert legend.group(np.array([[0, 1, 5], [24, 7, 9]], np.int32)).tolist() == [[0, 5, 5], [5, 7, 9]]
     assert Legend.from_list(legend.to_list()).values == legend.values
     assert legend.with_boundary().values[-1] == 25
+    assert parse_legend("1=crop,5=crop:#ff0000").classes[0].colour == "#ff0000"
     with pytest.raises(LegendError, match="value 5 stands twice"):
         parse_legend("5=crop,6=crop,5=grass")
 
 
 def test_a_table_of_many_codes_becomes_few_classes(tmp_path):
     path = tmp_path / "codes.csv"
-    path.write_text("value,name\n0,background\n" + "".join(f"{code},crop\n" for code in range(1, 60_000)))
+    path.write_text("value,name\n0,background\n" + "".join(f"{code}, crop\n" for code in range(1, 60_000)))
     legend = parse_legend(path)
     assert (legend.values, len(legend.label_values)) == ((0, 1), 60_000)
     assert str(legend) == "0=background, 1+59998 more=crop"

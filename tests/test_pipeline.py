@@ -409,7 +409,7 @@ def test_a_damaged_bundle_is_one_line(world, tmp_path, damage, error, words):
     ("options", "error", "words"),
     [
         ({"arch": "unett"}, ModelError, "unet"),
-        ({"recipe": "defalt"}, ModelError, "did you mean 'default'"),
+        ({"recipe": "defalt"}, ModelError, "known are deeplab, default"),
         ({"loss": "ce+dicee"}, ModelError, "dice"),
         ({"epochs": 0}, ModelError, "--epochs 0"),
         ({"device": "cuda:9"}, ModelError, "not found"),

@@ -56,7 +56,24 @@ def test_classes_have_the_area_of_their_ground(place, crs, side, left, top):
     found = class_amounts(scene, Window(0, 0, WIDTH, HEIGHT), indices, 3)
     assert found.pixels.tolist() == [200 * WIDTH, 400 * WIDTH, 0]
     truth = [zone_m2(scene, 0, 200), zone_m2(scene, 200, 400), 0]
-    assert found.area_m2.tolist() == pytest.approx(truth, rel=5e-4)
+    assert found.area_m2.tolist() == pytest.approx(truth, rel=1e-4)
+
+
+@pytest.mark.parametrize("epsg", [6931, 3413])
+def test_pixels_at_a_pole_are_as_large_as_their_neighbours(place, epsg):
+    scene = place(f"EPSG:{epsg}", 25_000, -25_000 * 450, 25_000 * 350)
+    rows, cols = np.mgrid[345:355, 445:455]
+    areas = scene.pixel_areas_m2(cols, rows)
+    assert areas == pytest.approx(np.full(areas.shape, areas.mean()), rel=0.01)
+    assert scene.pixel_area_m2(449.5, 349.5) == pytest.approx(areas[0, 0], rel=0.01)  # its middle is the pole
+    if epsg == 6931:  # of equal area
+        assert areas == pytest.approx(np.full(areas.shape, 625e6), rel=1e-4)
+
+
+def test_coarse_pixels_are_measured_row_by_row(place):
+    scene = place("EPSG:4326", 0.15, -60, 87)
+    found = class_amounts(scene, Window(0, 0, WIDTH, HEIGHT), np.zeros((HEIGHT, WIDTH), np.uint8), 1)
+    assert found.area_m2[0] == pytest.approx(zone_m2(scene, 0, HEIGHT), rel=1e-4)
 
 
 def test_parts_sum_to_the_whole(place):

@@ -393,9 +393,15 @@ def test_a_column_that_could_tell_classes_is_named(tmp_path):
         warnings.simplefilter("error")
         warn_of_class_columns(write_polygons(tmp_path / "b.gpkg", squares, kind=["wheat"] * 4, id=["a", "b", "c", "d"]))
         warn_of_class_columns(write_polygons(tmp_path / "c.gpkg", squares))
+        table = gpd.GeoDataFrame({"id": range(4)}, geometry=squares, crs="EPSG:32614")
+        table.to_parquet(tmp_path / "d.parquet")
+        warn_of_class_columns(tmp_path / "d.parquet")
 
 
 def test_names_that_differ_in_their_letters_alone_are_said(tmp_path):
     path = write_polygons(tmp_path / "a.gpkg", BOXES, kind=["Wheat", "wheat ", "grass"])
     with pytest.warns(DataWarning, match="Wheat and wheat found in 'kind', which are taken for 2 classes"):
         assert read_polygons(path, class_field="kind").keys == ("Wheat", "wheat", "grass")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_polygons(path, class_field="kind", classes=parse_legend("1=Wheat,2=wheat,3=grass"))

@@ -99,6 +99,13 @@ def test_area_does_not_depend_on_the_crs_nor_on_the_direction_of_rings(epsg: int
         assert area[0] == pytest.approx(cell_area(0.001, south, south + 0.001), rel=1e-5)
 
 
+def test_a_belt_along_a_parallel_keeps_to_it() -> None:
+    belt = np.array([shapely.box(0, 58, 20, 59), shapely.box(-180, 58, 180, 59)])
+    area, perimeter = measure_ground(belt, DEGREES)
+    assert area.tolist() == pytest.approx([cell_area(20, 58, 59), cell_area(360, 58, 59)], rel=1e-5)
+    assert perimeter[0] == pytest.approx(2 * 111_400 + 20 * (59_140 + 57_480), rel=2e-3)
+
+
 @pytest.mark.parametrize("crs", [None, CRS.from_wkt('LOCAL_CS["unnamed",UNIT["metre",1]]')])
 def test_area_is_unknown_where_the_place_is(crs: CRS | None) -> None:
     assert to_degrees(crs) is None

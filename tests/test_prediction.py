@@ -428,6 +428,17 @@ def test_what_others_have_put_under_names_that_are_not_written_stays(world):
     assert [path.read_text() for path in mine] == ["mine", "mine"]
 
 
+def test_rasters_of_an_earlier_map_go_though_its_run_file_is_gone(world):
+    made, _ = predict(world, "out")
+    (world / "out" / "scene_run.json").unlink()
+    options = {**OPTIONS, "probabilities": False}
+    geoseg.predict(
+        world / "scene.tif", model=world / "model", out=world / "out", overwrite=True, confidence=False, **options
+    )
+    assert not made.outputs["confidence"].exists()
+    assert not made.outputs["probabilities"].exists()
+
+
 def test_an_area_that_lies_among_the_outputs_is_not_written_over(world):
     made, _ = predict(world, "out", polygons=True)
     area = made.outputs["polygons"]

@@ -93,7 +93,7 @@ def test_bands_by_number_and_name(make, bands, sources):
 
 @pytest.mark.parametrize("bands", ["0", "5", "swir", "1,x", "-1", "1.0", "²", " "])
 def test_a_band_that_is_not_there_is_told_those_that_are(make, bands):
-    with pytest.raises(RasterError, match=r"a\.tif: no band .*in full: 1 blue, 2 green, 3 band_3") as caught:
+    with pytest.raises(RasterError, match=r"a\.tif: no band is called .*in full: 1 blue, 2 green, 3 band_3") as caught:
         choose_bands(make("a.tif", 3, ["blue", "green"]), bands)
     one_line_each(caught.value)
 
@@ -109,7 +109,7 @@ def test_a_band_named_twice_is_refused(make):
 
 def test_a_name_that_two_bands_have_tells_none_of_them(make):
     scene = make("a.tif", 3, ["sr", "sr", "qa"])
-    with pytest.raises(RasterError, match="no band 'sr'"):
+    with pytest.raises(RasterError, match="several bands are called 'sr'"):
         choose_bands(scene, "sr")
     assert choose_bands(scene, "2,qa") == (2, 3)
 
@@ -212,6 +212,9 @@ def test_numbers_of_colours_are_no_bands(write_scene):
     with rasterio.open(path, "r+") as raster:
         raster.write_colormap(1, {1: (255, 0, 0, 255)})
     preflight_scenes([path], stack=False, faults=faults)
+    with rasterio.open(path, "r+") as raster:
+        raster.write_colormap(1, {value: (value, value, value, 255) for value in range(256)})
+    preflight_scenes([path], stack=False, faults=faults)  # of greys: values are brightness as ever
     assert len(faults.errors) == 1
     assert "palette.tif: an image with a palette found" in str(faults.errors[0])
 
@@ -219,6 +222,7 @@ def test_numbers_of_colours_are_no_bands(write_scene):
 def test_names_in_other_letters_are_the_same_bands(make):
     image = model(["blue", "green", "red", "nir"], [1, 2, 3, 4], 4)
     assert match_model(make("a.tif", 4, ["Nir", "RED", "Green", "blue"]), image) == (4, 3, 2, 1)
+    assert choose_bands(make("b.tif", 4, ["Nir", "RED", "Green", "blue"]), "nir,green") == (1, 3)
 
 
 def test_bands_are_found_by_name_number_or_order(make):

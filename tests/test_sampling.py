@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyproj
 import pytest
 import rasterio
@@ -119,7 +121,7 @@ def test_the_first_points_are_enough_and_the_others_are_said(world, tmp_path):
 
 def test_points_of_ones_own_are_stratified_by_the_map_afterwards(world, rng, tmp_path):
     path, predicted, truth = world
-    rows, cols = rng.integers(0, 300, 800), rng.integers(0, 400, 800)
+    rows, cols = np.divmod(rng.choice(300 * 400, 800, replace=False), 400)
     shapes = [shapely.Point(TRANSFORM @ (col + 0.3, row + 0.7)) for row, col in zip(rows, cols, strict=True)]
     own = write_polygons(
         tmp_path / "own.geojson", shapes, to="EPSG:4326", crop=[f"class_{v}" for v in truth[rows, cols]]
@@ -154,6 +156,31 @@ def test_pixels_of_a_geographic_crs_differ_in_area(rng, write_scene, tmp_path):
         assert abs(entry["area_ha"]["value"] - ground) < 3 * entry["area_ha"]["error"] < 0.1 * ground
     total = sum(entry["area_ha"]["value"] for entry in sample["classes"])
     assert sum(entry["mapped_ha"] for entry in sample["classes"]) == pytest.approx(total, rel=0.01)
+
+
+def test_points_of_one_place_are_said(world, tmp_path):
+    path, _, truth = world
+    points = geoseg.sample(path, out=tmp_path / "points.gpkg", size=150, minimum=40)
+    label(points.path, truth)
+    table = gpd.read_file(points.path, layer="points", engine="pyogrio")
+    again = gpd.GeoDataFrame(pd.concat([table, table[:7]]), crs=table.crs)[["reference", "geometry"]]
+    again.to_file(tmp_path / "again.gpkg")
+    with pytest.warns(DataWarning, match=r"again\.gpkg: 7 points lie where another point does"):
+        geoseg.evaluate(path, tmp_path / "again.gpkg", class_field="reference", out=tmp_path / "report")
+
+
+def test_of_ground_that_nobody_has_looked_at_no_area_is_told(world, tmp_path):
+    path, *_ = world
+    points = geoseg.sample(path, out=tmp_path / "points.gpkg", size=150, minimum=40)
+    table = gpd.read_file(points.path, layer="points", engine="pyogrio")
+    table["reference"] = np.where(table["stratum"] == 3, np.nan, table["stratum"])
+    table.to_file(points.path, layer="points", driver="GPKG")
+    with pytest.warns(DataWarning):
+        found = geoseg.evaluate(path, points.path, out=tmp_path / "report")
+    *_, unseen = found.metrics["sample"]["classes"]
+    assert unseen["area_ha"] == {"value": None, "error": None, "half_width": None}
+    assert found.metrics["sample"]["unsampled_ha"] == pytest.approx(unseen["mapped_ha"])
+    assert re.search(r"class_3 +[\d,.]+ +- ", str(found))
 
 
 def test_points_are_not_written_over_their_area(world, tmp_path):

@@ -450,7 +450,7 @@ def test_a_dry_run_writes_nothing(scene, labels, out, tmp_path):
         ({"labels": "far.tif"}, LabelError, r"far\.tif: does not overlap"),
         ({"labels": "far.gpkg"}, LabelError, r"far\.gpkg: does not overlap"),
         ({"labels": "values.tif", "classes": "0=a,1=b"}, LabelError, r"values\.tif: .* 5 \(3 pixels\)"),
-        ({"bands": "4"}, RasterError, r"scene\.tif: no band '4'"),
+        ({"bands": "4"}, RasterError, r"scene\.tif: no band is called '4'"),
         ({"scenes": ["scene.tif", "other/scene.tif"]}, RasterError, "two scenes called 'scene'"),
         ({"scenes": ["scene.tif", "one_band.tif"]}, MismatchError, r"one_band\.tif: bands in all 1 found"),
         ({"scenes": ["scene.tif", "deep.tif"]}, MismatchError, r"deep\.tif: pixels of uint16"),
@@ -501,7 +501,7 @@ def test_all_faults_come_at_once(write_scene, labels, tmp_path, out, rng):
             aoi=tmp_path / "no.gpkg",
             bands="2",
         )
-    parts = ["exists already", "text.tif: a GeoTIFF", "none.tif: not found", "good.tif: no band '2'", "far.tif: no band",
+    parts = ["exists already", "text.tif: a GeoTIFF", "none.tif: not found", "good.tif: no band is called '2'", "far.tif: no band",
              "--split '8'", "no.gpkg: not found", "labels.tif: does not overlap"]  # fmt: skip
     lines = one_line_each(caught.value)
     assert len(lines) == len(parts)

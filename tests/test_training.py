@@ -245,7 +245,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_can_be_gone_on_from(chips, tmp_path):
         geoseg.train(chips, out=tmp_path / "cut", progress=interrupt, **QUICK)
     cut = open_bundle(tmp_path / "cut")
     assert (cut.training["epochs_run"], cut.stopped) == (2, True)
-    assert "of 2; stopped before the end, at 4" in str(cut)
+    assert "of 2; stopped by hand, 4 were planned" in str(cut)
     assert not geoseg.train(chips, out=tmp_path / "cut", resume=True).stopped
     geoseg.train(chips, out=tmp_path / "whole", **QUICK)
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))

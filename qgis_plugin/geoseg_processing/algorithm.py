@@ -255,7 +255,8 @@ class GeosegAlgorithm(QgsProcessingAlgorithm):
             return []
         shown = []
         for scene in values["scenes"]:
-            run_file = out / f"{Path(scene).stem}_run.json"
+            name = Path(scene).resolve().name if values.get("stack") else Path(scene).stem  # a stack is a folder
+            run_file = out / f"{name}_run.json"
             names = json.loads(run_file.read_text(encoding="utf-8"))["outputs"]
             for kind, ending in (
                 ("CONFIDENCE", "_confidence.tif"),

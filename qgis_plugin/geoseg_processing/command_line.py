@@ -176,7 +176,10 @@ def _stop(process: subprocess.Popen) -> threading.Timer:
 
     Not as Ctrl-C does: of that, a QGIS that a script has put into the background hears nothing, and neither does geoseg then.
     """
-    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
+    try:
+        process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
+    except OSError:  # on Windows, where the two have no console in common
+        process.kill()
     timer = threading.Timer(_PATIENCE_S, lambda: process.poll() is None and process.kill())
     timer.daemon = True
     timer.start()
