@@ -109,6 +109,15 @@ def test_a_card_whose_ground_is_none_is_refused_in_one_line(farm, tmp_path):
         geoseg.evaluate(farm / "chips", model=tmp_path / "model", out=tmp_path / "report")
 
 
+def test_of_chips_that_overlap_no_hectares_are_told(farm, tmp_path):
+    chips = geoseg.tile(
+        farm / "scene.tif", labels=farm / "labels.tif", out=tmp_path / "chips", chip_size=32, stride=16, split="1:0:0"
+    )
+    with pytest.warns(DataWarning, match="same ground"):
+        found = geoseg.evaluate(chips, model=farm / "model", out=tmp_path / "report", split="train", bootstrap=5)
+    assert found.metrics["areas"] is None
+
+
 @pytest.mark.parametrize("option", [{"classes": "0=a"}, {"class_field": "kind"}, {"unlabelled": "ignore"}])
 def test_what_does_nothing_to_chips_is_refused(farm, tmp_path, option):
     with pytest.raises(InputError, match=f"--{next(iter(option)).replace('_', '-')} .*: for a map and a reference"):
