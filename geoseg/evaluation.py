@@ -87,8 +87,8 @@ def evaluate(
         class_field: column of polygons or points that tells the class; files made by geoseg need none.
         unlabelled: what pixels outside every polygon of a reference are: `background`, or `ignore`.
         aoi: polygon file; of a pair of maps, only what lies inside is counted.
-        label_nodata: a value of a reference raster that means unknown, whatever else tells.
         pixel_size: metres; of a pair of polygon files, which have no pixels to count.
+        label_nodata: a value of a reference raster that means unknown, whatever else tells.
         boundary_tolerance: how far off a boundary may be, in pixels (1 or more), or in metres such as `30m`.
         iou_threshold: above it, 0.5 or more, two objects are one and the same.
         bootstrap: draws for the confidence intervals.
