@@ -22,6 +22,7 @@ from geoseg.errors import DiskError, GeosegError, GeosegWarning, PreflightError,
 from geoseg.files import is_homeless
 from geoseg.interruption import listen, preferring_stops
 from geoseg.progress_bar import ProgressBar
+from geoseg.quieting import quiet_letters
 
 
 class Verb(click.Command):
@@ -122,7 +123,7 @@ def _warnings_shown(bar: _Bar, verbose: bool, strict: bool) -> Iterator[None]:
             said.add(str(message))
             bar.say(f"Warning: {message}")
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_letters():
         warnings.simplefilter("default" if verbose else "ignore")
         warnings.simplefilter("error" if strict else "always", GeosegWarning)
         warnings.showwarning = say  # type: ignore[assignment]

@@ -466,3 +466,14 @@ def test_what_is_no_area_is_wrong_usage():
     done = geoseg_cli("polygonize", "a.tif", "-o", "a.gpkg", "--min-area", "half")
     assert done.exit_code == 2
     assert "'half' is no area; write square metres such as 5000, or hectares such as 0.5ha" in done.stderr
+
+
+def test_a_tag_that_is_no_utf8_is_not_told_of_by_tracebacks(write_scene):
+    path = write_scene("scene.tif", np.ones((3, 16, 16), np.uint8), names=["blue", "green", "red"])
+    broken = path.read_bytes().replace(b"</GDALMetadata>", b"<\xffGDALMetadata>")
+    assert broken != path.read_bytes()
+    path.write_bytes(broken)
+    done = subprocess.run([*PROCESS, "info", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("scene: 16 x 16, 3 bands")
+    assert done.stderr == ""
