@@ -150,7 +150,7 @@ def test_pixels_that_are_not_valid_do_not_count():
 
 
 @settings(max_examples=20)
-@given(limit=st.integers(10, 200), chips=st.integers(1, 30))
+@given(limit=st.integers(80, 400), chips=st.integers(1, 30))
 def test_the_sample_stays_small_and_its_percentiles_near(limit, chips):
     total, rng = StatisticsSum(sample_limit=limit, sample_step=1), np.random.default_rng(0)
     for _ in range(chips):
