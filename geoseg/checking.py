@@ -204,7 +204,7 @@ def _check_model(
     with faults.collect():
         bundle = open_bundle(model)
         with faults.collect():
-            say_stopped(bundle.path, bundle.training)
+            say_stopped(bundle)
         with faults.collect():
             bundle.network()
         for scene in scenes:

@@ -196,7 +196,7 @@ def _check(
     with faults.collect():
         bundle = open_bundle(model)
         with faults.collect():
-            say_stopped(bundle.path, bundle.training)
+            say_stopped(bundle)
         with faults.collect():
             options.outlines.refuse_unfit(bundle.legend, str(model))
         with faults.collect():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rasterio.windows import Window
@@ -16,6 +16,9 @@ from geoseg.errors import DataWarning, Faults, MismatchError, MismatchWarning, R
 from geoseg.remote import LOCAL, Access
 from geoseg.scenes import Scene, find_scenes
 from geoseg.spec import ImageSpec
+
+if TYPE_CHECKING:
+    from geoseg.bundle import Bundle  # torch takes seconds to load, and tiling needs none of it
 
 _PIXEL_SIZE_TOLERANCE = 1.25
 _SPREAD_TOLERANCE = 10
@@ -142,12 +145,12 @@ def _refuse_unlike(scene: Scene, sources: Sequence[int], first: Scene, alike: Se
             )
 
 
-def say_stopped(model: Path, training: Mapping[str, Any]) -> None:
+def say_stopped(bundle: Bundle) -> None:
     """Warn of a model whose training was stopped by hand, and might have learnt more."""
-    if training.get("stopped") is True:
+    if bundle.stopped:
+        run, planned = (bundle.training.get(key) for key in ("epochs_run", "epochs"))
         warnings.warn(
-            f"{model}: its training was stopped after {training.get('epochs_run')} of {training.get('epochs')} epochs; go on with it "
-            f"by: geoseg train --resume",
+            f"{bundle.path}: its training was stopped after {run} of {planned} epochs; go on with it by: geoseg train --resume",
             DataWarning,
             stacklevel=3,
         )

@@ -156,8 +156,8 @@ def train(
     with faults.collect():
         folder = open_samples(chips, progress=progress)
         _refuse_empty(folder)
+    refuse_below(0, faults, seed=seed, workers=workers)
     with faults.collect():
-        refuse_below(0, faults, seed=seed, workers=workers)
         processor = choose_device(device)
         machine = Machine(
             processor, _checked_devices(processor, devices), choose_precision(processor, precision), workers,
@@ -187,7 +187,9 @@ def train(
 def _told(interruption: BaseException, kept: str) -> BaseException:
     """What ended a run before its time, with what there is of it."""
     if isinstance(interruption, LearningError):
-        return LearningError(f"{interruption}; {kept}")
+        told = LearningError(f"{interruption}; {kept}")
+        told.__cause__ = interruption
+        return told
     kept += "; --resume goes on with the run"
     if isinstance(interruption, KeyboardInterrupt):
         return KeyboardInterrupt(kept)
