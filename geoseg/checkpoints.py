@@ -41,7 +41,7 @@ class Checkpoints(Checkpoint):
         self._best = state_dict["best"] if (self._folder / BEST).exists() else float("-inf")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if was_cut_short(trainer) and (self._folder / LAST).exists():
+        if was_cut_short(trainer):
             return
         epoch, started = trainer.current_epoch + 1, time.monotonic()
         judged = "val_miou" in trainer.callback_metrics

@@ -378,7 +378,7 @@ def tile(scenes: tuple[str, ...], **options: Any) -> Any:
 @click.option("--save-every", type=int, help="Keep the weights of every so many epochs; 0: the best only.")
 @click.option("--init", type=PATH, help="Model folder to start from.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut off.")
-@click.option("--max-time", metavar="DD:HH:MM:SS", help="End after so long, with a whole model.")
+@click.option("--max-time", metavar="DD:HH:MM:SS", help="End after so long, with the best epoch till then.")
 @precision_option
 @device_option
 @click.option("--devices", default=1, help="How many, each with a process of its own.")

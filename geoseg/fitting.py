@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from geoseg.augment import parse_augment
-from geoseg.checkpoints import BEST, LAST, Checkpoints, checkpoint_weights, find_checkpoint, load_checkpoint
+from geoseg.checkpoints import BEST, LAST, Checkpoints, checkpoint_weights, load_checkpoint
 from geoseg.chips import ChipFolder
 from geoseg.devices import out_of_memory
 from geoseg.errors import LearningError, ModelError
@@ -142,7 +142,7 @@ class _TimeLimit(Timer):
 
 def fit(
     task: SegmentationTask, folder: ChipFolder, image: ImageSpec, recipe: Recipe, machine: Machine, checkpoints: Path, *,
-    seed: int, resume: bool, progress: Progress,
+    seed: int, begun: Path | None, progress: Progress,
 ) -> Fitted:  # fmt: skip
     """Train until the epochs, the time or the patience end, or something else does.
 
@@ -154,7 +154,7 @@ def fit(
         machine: on what.
         checkpoints: folder of the checkpoints, there already.
         seed: of everything random.
-        resume: go on from the last checkpoint.
+        begun: the checkpoint to go on from; None begins anew.
         progress: called after each step.
 
     Raises:
@@ -167,7 +167,6 @@ def fit(
     chips = ChipModule(folder, image, recipe, workers, seed)
     validates = bool(folder.of("val"))
     history = History(progress if machine.devices == 1 else _sent(progress), validates=validates)
-    begun = find_checkpoint(checkpoints) if resume else None
     callbacks = _callbacks(recipe, history, checkpoints, machine, validates)
     interruption: BaseException | None = None
     with _quiet_lightning():
@@ -196,7 +195,9 @@ def fit(
                 raise
             raise known from error
     if not (checkpoints / BEST).exists():
-        raise interruption or LearningError("training ended before the first epoch was over; give it more time")
+        raise interruption or LearningError(
+            "--max-time ended training before the first epoch was over, so there is no model; give it more time"
+        )
     # Of several processes none is this one: what they have learned stands in their checkpoint.
     state = (
         history.state_dict()

@@ -115,7 +115,7 @@ class History(lightning.Callback):
         self._progress("train", trainer.global_step, int(trainer.estimated_stepping_batches), note)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if was_cut_short(trainer) and self.rows:
+        if was_cut_short(trainer):
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row: dict[str, Any] = {"epoch": trainer.current_epoch + 1, "train_loss": figures["train_loss"]}

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from geoseg.bundle import CARD, CURVES, HISTORY, WEIGHTS, Bundle, open_bundle, write_bundle
-from geoseg.checkpoints import LAST, PREVIOUS
+from geoseg.checkpoints import LAST, PREVIOUS, find_checkpoint
 from geoseg.chips import ChipFolder
 from geoseg.choices import Logger, Padding, Precision, Sampling, Scaling, refuse_below
 from geoseg.devices import choose_device, choose_precision, precision_name
@@ -117,7 +117,7 @@ def train(
         init: a bundle to start from; its network, its scaling of the bands and its weights are taken over. It stays: `out` is
             another folder.
         resume: go on with a run that was cut off, with the options it had.
-        max_time: DD:HH:MM:SS after which training ends, with a whole bundle.
+        max_time: DD:HH:MM:SS after which training ends, with a whole bundle if an epoch was over by then.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         devices: how many, each with a process and batches of its own.
@@ -268,11 +268,12 @@ def _fit(
             plan, folder = lesson.plan, lesson.folder
             with publish(checkpoints / _PLAN, overwrite=True) as partial:  # another run may look at it at any moment
                 write_json(partial, plan.to_dict(folder))
-            network = lesson.network(blank=resumed)
+            begun = find_checkpoint(checkpoints) if resumed else None
+            network = lesson.network(blank=begun is not None)
             task = SegmentationTask(network, lesson.loss, folder.legend, plan.recipe, plan.seed)
             try:
                 return lesson, fit(
-                    task, folder, lesson.image, plan.recipe, machine, checkpoints, seed=plan.seed, resume=resumed,
+                    task, folder, lesson.image, plan.recipe, machine, checkpoints, seed=plan.seed, begun=begun,
                     progress=progress,
                 )  # fmt: skip
             except torch.OutOfMemoryError:

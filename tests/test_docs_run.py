@@ -45,6 +45,14 @@ CLUSTER = """dask scheduler --host 127.0.0.1 --port 0 --scheduler-file scheduler
 until test -s scheduler.json; do sleep 1; done
 dask worker --host 127.0.0.1 --nthreads 1 --scheduler-file scheduler.json &"""
 
+STOPPED = """python - << 'END' || true
+import geoseg
+def stop(stage, done, total, note=""):
+    if stage == "train" and 2 * done > total:
+        raise KeyboardInterrupt
+geoseg.train("chips", out="model", epochs=2, overwrite=True, progress=stop)
+END"""
+
 INSTEAD = {
     'device="cuda"': 'device="cpu"',
     "--encoder-weights imagenet": "--encoder-weights none",  # no hub is asked
@@ -74,7 +82,7 @@ BEFORE = {
     "geoseg predict /shared/scene.tif": CLUSTER,
     "#!/bin/bash\n#SBATCH -J geoseg\n": "ls *scene.tif > scenes.txt",
     "#!/bin/bash\n#SBATCH -J geoseg-dask": "rm -r predictions",
-    "geoseg train --resume": "python -m geoseg train --overwrite --epochs 2 --max-time 00:00:00:01",
+    "geoseg train --resume": STOPPED,
     "geoseg predict mosaic.tif -m model --no-polygons --resume": "rm -r predictions",
     "geoseg predict scene.tif --resume": "rm -r predictions",
     "geoseg suggest scene.tif --labelled chips": "mv north.tif scene.tif",

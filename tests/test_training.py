@@ -192,6 +192,26 @@ def test_a_run_that_its_time_has_ended_can_be_gone_on_with(chips, tmp_path, monk
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
+def test_a_time_too_short_for_an_epoch_makes_no_model(chips, tmp_path):
+    def dawdle(stage: str, done: int, total: int, note: str = "") -> None:
+        time.sleep(0.3)
+
+    with pytest.raises(LearningError, match="--max-time ended training before the first epoch was over, so there is no"):
+        geoseg.train(chips, out=tmp_path / "short", max_time="00:00:00:01", progress=dawdle, **QUICK)
+    assert not (tmp_path / "short").exists()
+
+
+def test_a_run_killed_before_an_epoch_was_over_begins_from_its_model_again(chips, tmp_path):
+    geoseg.train(chips, out=tmp_path / "earlier", **QUICK | {"epochs": 1})
+    options = QUICK | {"init": tmp_path / "earlier"}
+    cut_off(chips, tmp_path / "cut", 12, **options)
+    for path in (tmp_path / "cut" / "checkpoints").glob("*.ckpt"):  # as a kill in the first epoch leaves it
+        path.unlink()
+    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "whole", **options)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
 def test_the_last_epoch_is_kept_where_none_is_judged_however_slow_the_disk(chips, tmp_path, monkeypatch):
     folder = tmp_path / "chips"
     shutil.copytree(chips, folder)
