@@ -196,7 +196,9 @@ def test_a_time_too_short_for_an_epoch_makes_no_model(chips, tmp_path):
     def dawdle(stage: str, done: int, total: int, note: str = "") -> None:
         time.sleep(0.3)
 
-    with pytest.raises(LearningError, match="--max-time ended training before the first epoch was over, so there is no"):
+    with pytest.raises(
+        LearningError, match="--max-time ended training before the first epoch was over, so there is no"
+    ):
         geoseg.train(chips, out=tmp_path / "short", max_time="00:00:00:01", progress=dawdle, **QUICK)
     assert not (tmp_path / "short").exists()
 
