@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from geoseg.choices import Other, SplitBy, Unlabelled
 from geoseg.display import Displayed
 from geoseg.errors import Faults, GeosegError, GeosegWarning, InputError
+from geoseg.files import warn_of_little_room
 from geoseg.pairs import TileOptions
 from geoseg.polygon_labels import read_polygons
-from geoseg.preflight import alike_bands, match_model, match_values, preflight_scenes, say_stopped
+from geoseg.preflight import alike_bands, match_model, match_values, most_bytes, preflight_scenes, say_stopped
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.remote import Access
@@ -166,11 +165,11 @@ def check(
             sources = alike_bands(found, bands, faults)
             with faults.collect():
                 plan = survey(found, labels, sources, options, faults, progress)
-                itemsize = sum(np.dtype(found[0].dtypes[source - 1]).itemsize for source in sources)
-                needed += len(plan.chips) * chip_size**2 * (itemsize + 1)
+                needed += plan.most_bytes
         if model is not None:
             _check_model(found, model, bands, aoi, faults)
-            needed += sum(scene.height * scene.width * 2 for scene in found)
+            needed += most_bytes(found)
+        warn_of_little_room(Path(), needed)
     return Check(tuple(found), plan, faults.distinct(), tuple(said.values()), needed, shutil.disk_usage(".").free)
 
 

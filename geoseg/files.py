@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,15 @@ from typing import Any
 import msgspec
 from filelock import FileLock, Timeout
 
-from geoseg.errors import DiskError, FormatError, InputError, MissingFileError, OutputBusyError, OutputExistsError
+from geoseg.errors import (
+    DataWarning,
+    DiskError,
+    FormatError,
+    InputError,
+    MissingFileError,
+    OutputBusyError,
+    OutputExistsError,
+)
 from geoseg.interruption import stop_if_asked
 
 _UNFINISHED = ".unfinished"
@@ -245,9 +254,31 @@ def _disk_errors(target: Path) -> Iterator[None]:
         full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
         if isinstance(error, OSError) and error.errno not in full and not is_homeless(error):
             raise
-        folder = next(path for path in (target, *target.parents) if path.is_dir())
-        free = shutil.disk_usage(folder).free / 2**20
-        raise DiskError(f"{target}: could not be written ({error}); {free:,.0f} MiB are free in {folder}") from error
+        raise DiskError(f"{target}: could not be written ({error}); {room_beside(target)}") from error
+
+
+def room_beside(path: Path) -> str:
+    """How much room is left where a file was to be written, for a message."""
+    folder = _existing_folder(path)
+    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free in {folder}"
+
+
+def warn_of_little_room(folder: Path, most: int) -> None:
+    """Warn where files of `most` bytes, if they shrink by nothing when they are compressed, do not fit onto the disk."""
+    free = shutil.disk_usage(_existing_folder(folder)).free
+    if most > free:
+        warnings.warn(
+            f"{room_beside(folder)}, and up to {most / 2**20:,.0f} MiB may be written; free some, or choose another --out",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def _existing_folder(path: Path) -> Path:
+    """The folder that holds a path, as the user knows it; the path itself where it is one."""
+    return next(
+        place for place in (path, *path.absolute().parents) if place.is_dir() and _UNFINISHED not in place.parts
+    )
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -260,7 +291,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     with _disk_errors(path):
         path.write_text(text, encoding="utf-8")
     if path.read_text(encoding="utf-8") != text:
-        raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
+        raise DiskError(f"{path.name}: what was written cannot be read back; {room_beside(path)}")
 
 
 def read_json(path: Path, *, newest: int, what: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from geoseg.errors import DiskError
+from geoseg.files import room_beside
 
 _STYLE_TABLE = """
 CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),
@@ -40,11 +41,11 @@ CREATE TABLE IF NOT EXISTS gpkg_extensions (table_name TEXT, column_name TEXT, e
 
 
 @contextmanager
-def writing_layer(name: str) -> Iterator[None]:
+def writing_layer(path: Path) -> Iterator[None]:
     """Turn what GDAL and SQLite say while a vector file is written into one line.
 
     Args:
-        name: of the file, for the message.
+        path: the file, for the message.
 
     Raises:
         DiskError: they say anything.
@@ -53,7 +54,7 @@ def writing_layer(name: str) -> Iterator[None]:
         yield
     except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error) as error:
         reason = " ".join(str(error).split())
-        raise DiskError(f"{name}: could not be written ({reason}); is the disk full?") from error
+        raise DiskError(f"{path.name}: could not be written ({reason}); {room_beside(path)}") from error
 
 
 def append_layer(path: Path, layer: str, table: gpd.GeoDataFrame, geometry_type: str, *, begun: bool) -> None:
@@ -71,7 +72,7 @@ def append_layer(path: Path, layer: str, table: gpd.GeoDataFrame, geometry_type:
     """
     # GDAL before 3.9 warns of version 1.4.
     options = {"append": True} if begun else {"dataset_options": {"VERSION": "1.3"}}
-    with writing_layer(path.name), warnings.catch_warnings():
+    with writing_layer(path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # a picture has none
         pyogrio.write_dataframe(table, path, layer=layer, driver="GPKG", geometry_type=geometry_type, **options)
 
@@ -111,7 +112,7 @@ def check_layer(path: Path, layer: str, rows: int, placed: int) -> None:
     Raises:
         DiskError: there are fewer, or more.
     """
-    with writing_layer(path.name), closing(sqlite3.connect(path)) as database:
+    with writing_layer(path), closing(sqlite3.connect(path)) as database:
         (geometry,) = database.execute(
             "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
         ).fetchone() or ("geom",)
@@ -120,7 +121,7 @@ def check_layer(path: Path, layer: str, rows: int, placed: int) -> None:
         )
         found = tuple(database.execute(query).fetchone()[0] for query in (f'SELECT count(*) FROM "{layer}"', indexed))
     if found != (rows, placed):
-        raise DiskError(f"{path.name}: {found[0]} of {rows} features can be read back; is the disk full?")
+        raise DiskError(f"{path.name}: {found[0]} of {rows} features can be read back; {room_beside(path)}")
 
 
 def embed_style(path: Path, layer: str, qml: str) -> None:
@@ -129,7 +130,7 @@ def embed_style(path: Path, layer: str, qml: str) -> None:
     Raises:
         DiskError: the layer is not in the file, or the style could not be written.
     """
-    with writing_layer(path.name), closing(sqlite3.connect(path)) as database, database:
+    with writing_layer(path), closing(sqlite3.connect(path)) as database, database:
         found = database.execute(
             "SELECT column_name, last_change FROM gpkg_geometry_columns JOIN gpkg_contents USING (table_name)"
             " WHERE table_name = ?", (layer,),
@@ -149,10 +150,10 @@ def embed_style(path: Path, layer: str, qml: str) -> None:
             " styleQML, styleSLD, useAsDefault, description, owner, update_time)"
             " VALUES ('', '', ?, ?, ?, ?, '', 1, 'geoseg', '', ?)", (layer, geometry_column, layer, qml, last_change),
         )  # fmt: skip
-    with writing_layer(path.name), closing(sqlite3.connect(path)) as database:
+    with writing_layer(path), closing(sqlite3.connect(path)) as database:
         kept = database.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchone()
     if kept != (qml,):
-        raise DiskError(f"{path.name}: its style cannot be read back; is the disk full?")
+        raise DiskError(f"{path.name}: its style cannot be read back; {room_beside(path)}")
 
 
 def embed_provenance(path: Path, layer: str, provenance: Mapping[str, Any]) -> None:
@@ -164,7 +165,7 @@ def embed_provenance(path: Path, layer: str, provenance: Mapping[str, Any]) -> N
         DiskError: it could not be written.
     """
     text = json.dumps(provenance, ensure_ascii=False)
-    with writing_layer(path.name), closing(sqlite3.connect(path)) as database, database:
+    with writing_layer(path), closing(sqlite3.connect(path)) as database, database:
         (last_change,) = database.execute(
             "SELECT last_change FROM gpkg_contents WHERE table_name = ?", (layer,)
         ).fetchone()
@@ -183,7 +184,7 @@ def embed_provenance(path: Path, layer: str, provenance: Mapping[str, Any]) -> N
                 "INSERT OR IGNORE INTO gpkg_extensions (table_name, extension_name, definition, scope) VALUES (?,"
                 " 'gpkg_metadata', 'http://www.geopackage.org/spec131/#extension_metadata', 'read-write')", (table,),
             )  # fmt: skip
-    with writing_layer(path.name), closing(sqlite3.connect(path)) as database:
+    with writing_layer(path), closing(sqlite3.connect(path)) as database:
         kept = database.execute("SELECT metadata FROM gpkg_metadata").fetchone()
     if kept != (text,):
-        raise DiskError(f"{path.name}: its metadata cannot be read back; is the disk full?")
+        raise DiskError(f"{path.name}: its metadata cannot be read back; {room_beside(path)}")

@@ -20,6 +20,7 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from geoseg.errors import DiskError
+from geoseg.files import room_beside
 from geoseg.raster import georeference_optional
 
 BLOCK = 512
@@ -71,7 +72,7 @@ def write_geotiff(
         except RasterioError:
             same = False
     if not same:
-        raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
+        raise DiskError(f"{path.name}: what was written cannot be read back; {room_beside(path)}")
 
 
 def _written(transform: Affine) -> Affine | None:
@@ -86,7 +87,7 @@ def writing_raster(path: Path) -> Iterator[None]:
         yield
     except (RasterioError, CPLE_BaseError) as error:  # rasterio.shutil.copy lets the latter through
         cause = error.__cause__ or error
-        raise DiskError(f"{path.name}: could not be written ({cause}); is the disk full?") from error
+        raise DiskError(f"{path.name}: could not be written ({cause}); {room_beside(path)}") from error
 
 
 class TiledWriter:
@@ -171,4 +172,4 @@ def verify(path: Path, checksums: Iterable[Sequence[int]], *, down: int = 0) -> 
                     first = row + down
                     raise DiskError(f"{path.name}: rows {first}-{first + height} are not what was written")
     except RasterioError as error:
-        raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?") from error
+        raise DiskError(f"{path.name}: what was written cannot be read back; {room_beside(path)}") from error

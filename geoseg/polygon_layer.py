@@ -26,7 +26,7 @@ from geoseg.components import class_of
 from geoseg.confidence import Confidence
 from geoseg.errors import DiskError, InputError
 from geoseg.extras import refuse_missing
-from geoseg.files import remove_with_journals
+from geoseg.files import remove_with_journals, room_beside
 from geoseg.geopackage import append_layer, check_layer, embed_provenance, embed_style, writing_layer
 from geoseg.legend import CLASS_NAME, Legend
 from geoseg.sweep import Finished
@@ -176,7 +176,7 @@ class LayerWriter:
             embed_style(self._gathered, LAYER, self._style)
             embed_provenance(self._gathered, LAYER, self._provenance)
         else:
-            with writing_layer(self._path.name):
+            with writing_layer(self._path):
                 self._copy()
         os.replace(self._made, self._path)
 
@@ -194,7 +194,9 @@ class LayerWriter:
             _make_with_gdal(self._gathered, self._made, self._format)
         found = _count(self._made, self._format)
         if found != self._rows:
-            raise DiskError(f"{self._path.name}: {found} of {self._rows} polygons can be read back; is the disk full?")
+            raise DiskError(
+                f"{self._path.name}: {found} of {self._rows} polygons can be read back; {room_beside(self._path)}"
+            )
 
 
 def _make_with_gdal(gathered: Path, target: Path, format: Format) -> None:

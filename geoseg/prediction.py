@@ -29,14 +29,14 @@ from geoseg.errors import (
     MismatchWarning,
     SomeScenesError,
 )
-from geoseg.files import occupy, refuse_existing, refuse_inputs
+from geoseg.files import occupy, refuse_existing, refuse_inputs, warn_of_little_room
 from geoseg.inference import read_probe
 from geoseg.mapping import choose_batch_size, choose_window, predict_strips
 from geoseg.maps import all_names
 from geoseg.merging import create_merger
 from geoseg.polygon_labels import Polygons, read_polygons
 from geoseg.predictor import Predictor, choose_threshold, create_predictors
-from geoseg.preflight import match_model, match_values, preflight_scenes, say_stopped
+from geoseg.preflight import match_model, match_values, most_bytes, preflight_scenes, say_stopped
 from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.reach import COARSEST
@@ -231,6 +231,7 @@ def _check(
             if options.polygons:
                 options.outlines.refuse_unmeasured(scene)
     faults.raise_any()
+    warn_of_little_room(out, most_bytes(scenes))
     return _Checked(bundle, devices, area, scenes)
 
 

@@ -145,6 +145,11 @@ def _refuse_unlike(scene: Scene, sources: Sequence[int], first: Scene, alike: Se
             )
 
 
+def most_bytes(scenes: Sequence[Scene]) -> int:
+    """What the class and confidence rasters of scenes take on the disk if nothing of them can be compressed."""
+    return sum(2 * scene.height * scene.width for scene in scenes)
+
+
 def say_stopped(bundle: Bundle) -> None:
     """Warn of a model whose training was stopped by hand, and might have learnt more."""
     if bundle.stopped:

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from rasterio.crs import CRS
 
 from geoseg.errors import DiskError
+from geoseg.files import room_beside
 from geoseg.styles import QGIS_VERSION, add_element, xml_text
 
 
@@ -134,4 +135,4 @@ def _write_archive(path: Path, text: str) -> None:
     except (OSError, KeyError, zipfile.BadZipFile, zlib.error):
         same = False
     if not same:
-        raise DiskError(f"{path.name}: what was written cannot be read back; is the disk full?")
+        raise DiskError(f"{path.name}: what was written cannot be read back; {room_beside(path)}")

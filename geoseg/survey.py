@@ -60,6 +60,13 @@ class Plan(Displayed):
         return "\n".join(lines + outside_lines(self.outside))
 
     @property
+    def most_bytes(self) -> int:
+        """What the chips take on the disk if nothing of them can be compressed."""
+        scene, options = next(iter(self.pairs.scenes.values())), self.pairs.options
+        itemsize = sum(np.dtype(scene.dtypes[source - 1]).itemsize for source in self.pairs.sources)
+        return len(self.chips) * options.chip_size**2 * (itemsize + 1)
+
+    @property
     def outside(self) -> float | None:
         """Share of the labelled pixels that are background, where no area says how far polygons are complete."""
         pairs, background = self.pairs, self.legend.background

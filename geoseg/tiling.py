@@ -18,7 +18,7 @@ from rasterio.windows import Window, transform
 from geoseg.chips import FOOTPRINTS, INDEX, Chip, ChipFolder, open_chips
 from geoseg.choices import Other, Scaling, SplitBy, Unlabelled
 from geoseg.errors import Faults, GeosegError, RasterError
-from geoseg.files import refuse_existing, refuse_inputs, stage, write_json
+from geoseg.files import refuse_existing, refuse_inputs, stage, warn_of_little_room, write_json
 from geoseg.geopackage import write_layer
 from geoseg.geotiff import write_geotiff
 from geoseg.legend import IGNORE
@@ -126,6 +126,7 @@ def tile(
         read = [*plan.pairs.label_paths.values(), *(path for scene in found for path in scene.paths)]
         read += [Path(path) for path in (aoi, classes) if path]
         refuse_inputs([out / name for name in (INDEX, *earlier, *_files(plan.chips))], read)
+        warn_of_little_room(out, plan.most_bytes)
         with stage(out, last=INDEX, replaces=earlier, overwrite=overwrite) as staging:
             _write(plan, staging, out, scale, progress)
     return open_chips(out)

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,20 @@ def test_the_counts_are_those_that_tile_then_writes(scene, labels, write_scene, 
     assert found.plan.to_dict()["splits"] == chips.to_dict()["splits"]
     assert found.bytes_needed == sum(written.values()) * 16 * 16 * (2 + 1)
     assert all(f"{split:<8} {count:>5} chips" in str(found) for split, count in written.items())
+
+
+def test_a_disk_that_may_be_too_small_is_said_before_work(scene, labels, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    words = r"0 MiB are free in {}, and up to 0 MiB may be written; free some, or choose another --out"
+    for run in (
+        lambda: geoseg.tile(scene, labels=labels, chip_size=16, out=tmp_path / "cut"),
+        lambda: geoseg.predict(scene, model=model, out=tmp_path / "map", polygons=False),
+    ):
+        with pytest.warns(DataWarning, match=words.format(tmp_path)):
+            run()
+    with pytest.warns(DataWarning, match=words.format(r"\.")):
+        found = check(scene, labels=labels, model=model, chip_size=16)
+    assert len(found.warnings) == 1
 
 
 def test_what_is_well(scene, labels, model):

@@ -38,7 +38,7 @@ def hold(farm: Path, name: str, out: Path, expected: dict[str, str], limit: int 
         return True
     assert kind == "DiskError", f"{name}, limit {limit}: {kind}: {text}"
     assert "\n" not in text
-    assert "MiB are free" in text or "disk full" in text, f"{name}, limit {limit}: {text}"
+    assert "MiB are free in " in text, f"{name}, limit {limit}: {text}"
     assert results(out) == earlier, f"{name}, limit {limit}: {text}"
     return False
 
