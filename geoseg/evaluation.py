@@ -94,7 +94,7 @@ def evaluate(
         bootstrap: draws for the confidence intervals.
         against: another model, or with a `reference` another map, to compare with on the same ground.
         robustness: of a model on chips: also predict them shifted, resampled, hazier, noisier and so on, which takes some
-            thirty times as long.
+            twenty-five times as long.
         batch_size: chips a step.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.

@@ -220,7 +220,7 @@ def _warn_of_nothing(name: str, facts: dict[str, Any], options: PolygonOptions) 
         _warn(f"{name}: no interior of a field has {options.min_seed} pixels; lower --min-seed")
     taken = [facts[kind] for kind in ("merged", "dropped", "filled", "too_large")]
     if not facts["polygons"] and any(sum(entry.values()) for entry in taken):
-        _warn(f"{name}: no polygon is left; --min-area and --max-area are in m2")
+        _warn(f"{name}: no polygon is left; a bare number of --min-area and --max-area is in m2")
 
 
 def _warn(message: str) -> None:

@@ -341,5 +341,5 @@ def test_nothing_small_is_left_where_corners_join_and_holes_are_filled(
 
 
 def test_an_empty_layer_is_warned_of_where_limits_have_emptied_it(classes: Path, tmp_path: Path) -> None:
-    with pytest.warns(DataWarning, match=r"a_classes\.tif: no polygon is left; --min-area and --max-area are in m2"):
+    with pytest.warns(DataWarning, match=r"a_classes\.tif: no polygon is left; a bare number of --min-area"):
         polygonize_raster(classes, None, LEGEND, tmp_path / "a.gpkg", PolygonOptions(min_area=1e9))
