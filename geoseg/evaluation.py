@@ -60,7 +60,7 @@ def evaluate(
     aoi: str | Path | None = None,
     pixel_size: float | None = None,
     label_nodata: int | None = None,
-    boundary_tolerance: str = "2",
+    boundary_tolerance: str | float = "2",
     iou_threshold: float = 0.5,
     bootstrap: int = 1000,
     against: str | Path | None = None,
@@ -187,9 +187,9 @@ def _refuse_for_chips(faults: Faults, options: Mapping[str, object]) -> None:
                 )
 
 
-def _in_pixels(tolerance: str, pixel_size_m: float | None) -> float:
+def _in_pixels(tolerance: str | float, pixel_size_m: float | None) -> float:
     """A tolerance in pixels or in metres as pixels."""
-    text = tolerance.strip()
+    text = str(tolerance).strip()
     try:
         if not text.endswith("m"):
             pixels = float(text)

@@ -64,7 +64,7 @@ def sample(
     out: str | Path = "points.gpkg",
     size: int | None = None,
     standard_error: float = 0.01,
-    expected_accuracy: str = "0.8",
+    expected_accuracy: str | float = "0.8",
     minimum: int = 50,
     aoi: str | Path | None = None,
     seed: int = 0,
@@ -109,7 +109,7 @@ def sample(
         with faults.collect():
             found = open_class_map(path, stack, aoi=aoi)
             scene, legend = found.scene, found.legend
-            expected = _expected(expected_accuracy, legend)
+            expected = _expected(str(expected_accuracy), legend)
         faults.raise_any()
         classes = found.measure(progress)
         there = classes.pixels > 0

@@ -59,7 +59,7 @@ def parse_ratio(text: str) -> tuple[float, float, float]:
     Raises:
         SplitError: not three numbers, or no share for training.
     """
-    parts = text.split(":")
+    parts = str(text).split(":")
     if len(parts) != 3 or not all(re.fullmatch(r"\d+(\.\d+)?", part) for part in parts) or float(parts[0]) == 0:
         raise SplitError(f"--split '{text}': three numbers such as 8:1:1 are needed, the first above 0")
     numbers = [float(part) for part in parts]

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def train(
     dropout: float | None = None,
     scale: Scaling | None = None,
     loss: str | None = None,
-    class_weights: str | None = None,
+    class_weights: str | Sequence[float] | None = None,
     optimizer: str | None = None,
     schedule: str | None = None,
     lr: float | None = None,
@@ -99,7 +100,7 @@ def train(
         dropout: probability, 0 to 1.
         scale: `dataset`, `unit`, `percentile` or `imagenet`; None keeps the chips' own.
         loss: `ce`, `bce` (a network of one channel), `dice`, ..., or a sum such as `ce+dice`; see `create_loss`.
-        class_weights: `none`, `auto` (rare classes count for more), or a number per class such as `1,2.5`.
+        class_weights: `none`, `auto` (rare classes count for more), or a number per class, as a list or a text such as `1,2.5`.
         optimizer: `adamw`, `adam`, or `sgd:0.9` with its momentum.
         schedule: `onecycle`, `cosine:0.01`, `poly`, `step:20:0.5` or `constant`, also after `warmup:5+` (epochs).
         lr: highest learning rate.
@@ -139,7 +140,7 @@ def train(
         "encoder_weights": None if encoder_weights is None else str(encoder_weights),
         "batch_size": None if batch_size == "auto" else batch_size,
         "arch": arch, "width": width, "encoder": encoder, "freeze_encoder": freeze_encoder, "padding": padding,
-        "dropout": dropout, "scale": scale, "loss": loss, "class_weights": class_weights, "optimizer": optimizer,
+        "dropout": dropout, "scale": scale, "loss": loss, "class_weights": _as_text(class_weights), "optimizer": optimizer,
         "schedule": schedule, "lr": lr, "weight_decay": weight_decay, "epochs": epochs, "accumulate": accumulate,
         "augment": augment, "crop": crop, "sampling": sampling, "ema": ema, "early_stop": early_stop,
         "gradient_clip": gradient_clip, "save_every": save_every,
@@ -182,6 +183,10 @@ def train(
     if fitted.interruption is not None:
         raise _told(fitted.interruption, f"{out} holds epoch {fitted.best + 1}, the best so far")
     return open_bundle(out)
+
+
+def _as_text(weights: str | Sequence[float] | None) -> str | None:
+    return weights if weights is None or isinstance(weights, str) else ",".join(map(str, weights))
 
 
 def _told(interruption: BaseException, kept: str) -> BaseException:

@@ -272,7 +272,7 @@ def test_a_tolerance_in_metres_is_one_in_pixels(pair, tmp_path):
         geoseg.evaluate(predicted, truth, boundary_tolerance=text, out=tmp_path / str(n), bootstrap=5).metrics[
             "boundary"
         ]
-        for n, text in enumerate(("20m", str(20 / 10.004)))
+        for n, text in enumerate(("20m", 20 / 10.004))
     ]
     assert found[0]["classes"] == found[1]["classes"]
     assert found[0]["tolerance_m"] == pytest.approx(20)

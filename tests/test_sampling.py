@@ -294,6 +294,6 @@ def test_more_accurate_maps_need_fewer_points(world, tmp_path):
     path, *_ = world
     counts = [
         sum(entry["points"] for entry in geoseg.sample(path, out=tmp_path / f"{n}.gpkg", **options).classes)
-        for n, options in enumerate(({}, {"expected_accuracy": "0.95"}, {"standard_error": 0.02}))
+        for n, options in enumerate(({}, {"expected_accuracy": 0.95}, {"standard_error": 0.02}))
     ]
     assert counts == [1600, 475, 400]

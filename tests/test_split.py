@@ -75,7 +75,7 @@ def test_shares_sum_to_one(text, shares):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8:1", "8:1:1:1", "0:1:1", "-8:1:1", "8:1:x", "8,1,1", "nan:1:1", "8: 1:1", "1e3:1:1"]
+    "text", ["", "8:1", "8:1:1:1", "0:1:1", "-8:1:1", "8:1:x", "8,1,1", "nan:1:1", "8: 1:1", "1e3:1:1", (8, 1, 1)]
 )
 def test_what_is_no_ratio_is_refused(text):
     with pytest.raises(SplitError, match=r"--split '.*': three numbers such as 8:1:1"):

@@ -568,6 +568,11 @@ def test_every_option_of_a_recipe_is_an_option_of_train():
     assert set(Recipe.__dataclass_fields__) <= inspect.signature(geoseg.train).parameters.keys()
 
 
+def test_weights_of_classes_may_be_numbers(chips, tmp_path):
+    made = geoseg.train(chips, out=tmp_path / "model", class_weights=[1, 2.5, 0], **QUICK | {"epochs": 1})
+    assert made.training["class_weights"] == "1,2.5,0"
+
+
 # Recipes
 
 AS_IN_THE_SOURCES = {
