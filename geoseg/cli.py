@@ -406,7 +406,9 @@ def train(chips: str, **options: Any) -> Any:
 @click.option("--batch-size", type=AUTO_INT, default="auto", help="Windows a step.")
 @precision_option
 @device_option
-@click.option("--engine", type=_choice(choices.Engine), default="torch", help="openvino is faster on CPUs (extra).")
+@click.option(
+    "--engine", type=_choice(choices.Engine), default="torch", help="openvino is faster on many CPUs (extra)."
+)
 @threshold_option
 @click.option("--aoi", type=PATH, help="Polygons outside which nothing is told.")
 @click.option("--confidence/--no-confidence", default=True, help="Write the probability of the class chosen.")

@@ -303,7 +303,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError, LookupError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as weights ({_one_line(error)})") from error
+        raise ModelError(
+            f"{path}: cannot be read as weights; needed is a .safetensors file, or one that torch.save has made of a state_dict()"
+        ) from error
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise ModelError(f"{path}: needed is a plain dictionary of weights, as `state_dict()` returns it")
     return weights

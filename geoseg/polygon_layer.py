@@ -125,6 +125,10 @@ def find_format(path: Path, named: str | None = None) -> Format:
     if found is None:
         asked = f"format '{named}'" if named else f"{path}: a name that ends in '{path.suffix}'"
         raise InputError(f"{asked}: no polygons can be written so; possible are .gpkg, .fgb, .geojson and .parquet")
+    if _SUFFIXES.get(path.suffix.lower(), found) != found:
+        raise InputError(
+            f"{path}: a name that ends in '{path.suffix}' for format '{named}'; leave --format out, or name it .{named}"
+        )
     if found == "parquet":
         refuse_missing("pyarrow", extra="parquet", asked=str(path))
     return found

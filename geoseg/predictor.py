@@ -213,7 +213,7 @@ def create_predictors(
     predictors = create(precision)
     if engine == "torch":
         if devices[0].type == "cpu" and (faster := faster_engine_installed()):
-            _LOG.info("%s is installed: --engine %s is faster on this CPU", faster, faster)
+            _LOG.info("%s is installed: --engine %s is faster on many CPUs", faster, faster)
         return predictors
     try:
         share = predictors[0].check(*probe())

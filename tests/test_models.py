@@ -293,7 +293,7 @@ def test_files_that_are_no_weights_of_the_encoder(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "little.pt")
     for name, message in {
         "absent.pt": "no such weights file",
-        "text.pt": "cannot be read as weights",
+        "text.pt": r"cannot be read as weights; needed is a \.safetensors file, or one that torch\.save has made",
         "text.safetensors": "cannot be read as weights",
         "code.pt": "cannot be read as weights",
         "list.pt": "plain dictionary of weights",

@@ -250,6 +250,8 @@ def test_unknown_formats_are_refused() -> None:
         find_format(Path("a.shp"))
     with pytest.raises(InputError, match="format 'kml'"):
         find_format(Path("a.gpkg"), "kml")
+    with pytest.raises(InputError, match=r"a name that ends in '\.gpkg' for format 'fgb'; leave --format out"):
+        find_format(Path("a.gpkg"), "fgb")
 
 
 def test_parquet_without_pyarrow_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
