@@ -71,6 +71,7 @@ def has_bf16_units() -> bool:
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether torch had no memory left: for that the CPU's allocator has no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    told = ("can't allocate memory", "OutOfMemoryError: ")  # the latter of another process
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)

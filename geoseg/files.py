@@ -35,6 +35,7 @@ from geoseg.interruption import stop_if_asked
 _UNFINISHED = ".unfinished"
 _LOCK = ".geoseg.lock"
 _MAX_NAME_BYTES = 255
+_SKETCHED, _SKETCHED_BYTES = 16, 65536
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
@@ -368,6 +369,16 @@ def from_json(kind: Any, entries: Any) -> Any:
         return msgspec.convert(entries, kind, str_keys=True)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         raise FormatError(" ".join(str(error).split())) from None
+
+
+def sketch(path: Path) -> str:
+    """Hexadecimal SHA-256 of parts of a file spread over it, to tell it from another one of the same size and time at little cost."""
+    found, size = hashlib.sha256(), path.stat().st_size
+    with open(path, "rb") as file:
+        for part in range(_SKETCHED):
+            file.seek(max(size - _SKETCHED_BYTES, 0) * part // (_SKETCHED - 1))
+            found.update(file.read(_SKETCHED_BYTES))
+    return found.hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ import os
 import pickle
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,14 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, Timer, WeightAveraging
+from torch.multiprocessing import ProcessRaisedException
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from geoseg.augment import parse_augment
 from geoseg.checkpoints import BEST, LAST, Checkpoints, checkpoint_weights, load_checkpoint
 from geoseg.chips import ChipFolder
 from geoseg.devices import out_of_memory
-from geoseg.errors import LearningError, ModelError
+from geoseg.errors import DataWarning, LearningError, ModelError
 from geoseg.extras import refuse_missing
 from geoseg.interruption import heed
 from geoseg.learning import History, SegmentationTask
@@ -167,6 +168,7 @@ def fit(
     chips = ChipModule(folder, image, recipe, workers, seed)
     validates = bool(folder.of("val"))
     history = History(progress if machine.devices == 1 else _sent(progress), validates=validates)
+    earlier = 0 if begun is None else len(load_checkpoint(begun)["callbacks"][history.state_key]["rows"])
     callbacks = _callbacks(recipe, history, checkpoints, machine, validates)
     interruption: BaseException | None = None
     with _quiet_lightning():
@@ -189,11 +191,13 @@ def fit(
             heed()  # the best epoch so far is written all the same
         except LearningError as error:
             interruption = error
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, ProcessRaisedException) as error:
             known = _known_trouble(error, recipe)
             if known is None:
                 raise
-            raise known from error
+            if not isinstance(known, LearningError):
+                raise known from error
+            interruption = known
     if not (checkpoints / BEST).exists():
         raise interruption or LearningError(
             "--max-time ended training before the first epoch was over, so there is no model; give it more time"
@@ -204,11 +208,23 @@ def fit(
         if machine.devices == 1
         else load_checkpoint(checkpoints / LAST)["callbacks"][history.state_key]
     )
-    finished = len(state["rows"]) >= recipe.epochs or any(
-        isinstance(callback, EarlyStopping) and callback.stopped_epoch for callback in callbacks
-    )
+    if machine.max_time and interruption is None and earlier == len(state["rows"]) < recipe.epochs:
+        warnings.warn(
+            f"--max-time ended this run before another epoch was over, so it has learned nothing; give it more than the "
+            f"{state['rows'][-1]['seconds']:.0f} seconds of the last one", DataWarning, stacklevel=4,
+        )  # fmt: skip
+    finished = len(state["rows"]) >= recipe.epochs or _out_of_patience(callbacks, checkpoints, machine)
     best = int(load_checkpoint(checkpoints / BEST)["epoch"])
     return Fitted(checkpoint_weights(checkpoints / BEST), state["rows"], state["scores"], best, finished, interruption)
+
+
+def _out_of_patience(callbacks: Sequence[Any], checkpoints: Path, machine: Machine) -> bool:
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping):
+            if machine.devices == 1:
+                return callback.stopped_epoch > 0
+            return bool(load_checkpoint(checkpoints / LAST)["callbacks"][callback.state_key]["stopped_epoch"])
+    return False
 
 
 def _sent(progress: Progress) -> Progress:
@@ -254,15 +270,18 @@ def _logger(machine: Machine) -> Any:
 def _known_trouble(error: Exception, recipe: Recipe) -> Exception | None:
     """What an error of torch's means to the user, where it means something."""
     text = str(error)
-    if isinstance(error, RuntimeError) and out_of_memory(error):
+    if out_of_memory(error):
         return torch.OutOfMemoryError(text)
     if "Expected more than 1 value per channel" in text:
         return ModelError(
             f"--arch {recipe.arch} pools the whole chip into one pixel, which batch norm cannot learn from with "
             f"--batch-size {recipe.batch_size}; use 2 or more, and as many training chips"
         )
-    if isinstance(error, torch.multiprocessing.ProcessRaisedException):
-        return LearningError(f"one of the --devices processes failed: {text.strip().splitlines()[-1]}")
+    if isinstance(error, ProcessRaisedException):
+        kind, _, said = text.strip().splitlines()[-1].partition(": ")
+        if kind == f"{LearningError.__module__}.{LearningError.__name__}":
+            return LearningError(said)
+        return LearningError(f"one of the --devices processes failed: {kind}: {said}")
     return None
 
 

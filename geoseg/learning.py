@@ -43,26 +43,33 @@ class SegmentationTask(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Dropout, too, follows from (seed, epoch), so that a resumed run can equal an undisturbed one.
-        torch.manual_seed(self._seed * 100_003 + self.current_epoch * 101 + self.global_rank)
+        torch.manual_seed((self._seed * 100_003 + self.current_epoch * 101 + self.global_rank) % 2**63)
         if self._recipe.freeze_encoder:
             self.network.encoder.eval()  # its batch norm keeps the statistics it came with
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         loss = self.loss(self(batch[0]), batch[1])
+        self._refuse_lost(loss)
+        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
+        return loss
+
+    def _refuse_lost(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise LearningError(
                 f"the loss became {loss.item()} in epoch {self.current_epoch + 1}; use a lower --lr, --gradient-clip 1 or "
                 "--precision fp32"
             )
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
-        return loss
 
     def on_validation_epoch_start(self) -> None:
         self._confusion[:] = 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         logits = self(batch[0])
-        self.log("val_loss", self.loss(logits, batch[1]), batch_size=len(batch[0]), sync_dist=True)
+        loss = self.loss(logits, batch[1])
+        self._refuse_lost(
+            loss
+        )  # the last step of an epoch may have ruined the weights, which would map as the first class
+        self.log("val_loss", loss, batch_size=len(batch[0]), sync_dist=True)
         predicted = class_logits(logits).argmax(dim=1).to(torch.uint8).cpu().numpy()
         reference = batch[1].to(torch.uint8).cpu().numpy()
         self._confusion += confusion_matrix(reference, predicted, len(self._legend))
@@ -97,7 +104,7 @@ class History(lightning.Callback):
     def __init__(self, progress: Progress, *, validates: bool) -> None:
         self.rows: list[dict[str, Any]] = []
         self.scores: list[dict[str, Any]] = []
-        self._progress, self._validates, self._started = progress, validates, 0.0
+        self._progress, self._validates, self._started, self._lr = progress, validates, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "scores": self.scores}
@@ -107,6 +114,9 @@ class History(lightning.Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._started = time.monotonic()
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is already that of the next one
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         note = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
@@ -124,7 +134,7 @@ class History(lightning.Callback):
             row |= {"val_loss": figures["val_loss"], "val_miou": figures["val_miou"]}
             row |= {f"val_iou_{entry['name']}": entry["iou"] for entry in found["classes"]}
             self.scores.append(found)
-        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["lr"] = self._lr
         row["seconds"] = round(time.monotonic() - self._started, 3)
         self.rows.append(row)
 

@@ -13,7 +13,7 @@ import torch
 from geoseg.bundle import Bundle
 from geoseg.choices import Blend, Engine, TestTimeAugmentation
 from geoseg.errors import InputError
-from geoseg.files import sha256
+from geoseg.files import sha256, sketch
 from geoseg.geotiff import BLOCK
 from geoseg.grid import Layout
 from geoseg.inference import Row, predict_rows
@@ -128,10 +128,11 @@ class MapJob:
         """The same in words, for a run that goes on to be held against."""
         scene = self.scene
         behind = [file for path in scene.paths for file in files_behind(path, scene.access)]
-        files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in behind]
+        files = [(path.stat().st_size, path.stat().st_mtime_ns, sketch(path)) for path in behind]
+        place = [scene.remote and str(scene.remote), scene.crs and scene.crs.to_wkt(), list(scene.transform)[:6]]
         plan = {
             "version": VERSION,
-            "scene": [scene.name, scene.height, scene.width, files],
+            "scene": [scene.name, scene.height, scene.width, scene.dtypes, [*map(str, scene.nodata)], place, files],
             "bands": self.sources,
             "model": self.bundle.weights_sha256,
             "grid": self.layout,

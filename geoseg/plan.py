@@ -44,7 +44,7 @@ class TrainingPlan:
         """As it stands beside the checkpoints, with what tells these chips from others."""
         return {
             "format": _FORMAT, "recipe_name": self.recipe_name, "recipe": self.recipe.to_dict(), "init": self.init,
-            "seed": self.seed, "chips_sha256": folder.fingerprint,
+            "seed": self.seed, "chips_sha256": folder.fingerprint, "init_sha256": _weights_of(self.init),
         }  # fmt: skip
 
 
@@ -96,6 +96,7 @@ class _Begun:
     init: str | None
     seed: int
     chips_sha256: str
+    init_sha256: str | None
 
 
 def read_plan(
@@ -104,7 +105,7 @@ def read_plan(
     """The plan of a run that was cut off; what is given now, other than by default, has to agree with it.
 
     Raises:
-        MismatchError: other options or other chips are given now.
+        MismatchError: other options or other chips are given now, or the model to start from is another.
         FormatError: damaged, or written by a version with other recipes.
     """
     document = read_json(path, newest=_FORMAT, what="the plan of an unfinished run")
@@ -131,7 +132,15 @@ def read_plan(
         raise MismatchError(
             f"{path.parent}: this run was begun with other chips than {folder.path} holds now; begin anew with --overwrite"
         )
+    if begun.init_sha256 != _weights_of(plan.init):
+        raise MismatchError(
+            f"{path.parent}: this run was begun from another model than {plan.init} holds now; begin anew with --overwrite"
+        )
     return plan
+
+
+def _weights_of(init: str | None) -> str | None:
+    return None if init is None else open_bundle(init).weights_sha256
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,16 @@ from geoseg.progress import Progress, silent
 from geoseg.raster import bounded_cache
 from geoseg.reach import COARSEST
 from geoseg.remote import Access
-from geoseg.scene_maps import MapOptions, MapRun, SceneMap, ScenePrediction, find_earlier, publish_map, run_file
+from geoseg.scene_maps import (
+    MapOptions,
+    MapRun,
+    SceneMap,
+    ScenePrediction,
+    find_earlier,
+    publish_map,
+    run_file,
+    strips_folder,
+)
 from geoseg.scenes import Scene
 from geoseg.seams import SeamCheck
 from geoseg.vectorise import PolygonOptions
@@ -217,8 +226,9 @@ def _check(
         targets = [out / name for name in all_names(scene.name)]
         with faults.collect():
             refuse_inputs(targets, [*scene.paths, *([Path(options.aoi)] if options.aoi is not None else [])])
-            # Where a run goes on, the map of a scene may be whole.
-            refuse_existing(targets, overwrite or (resume and run_file(scene, out).exists()))
+            # Where a run goes on, the map of a scene may be whole, or some of it have its final name already.
+            begun = run_file(scene, out).exists() or any(strips_folder(scene, out).glob("strip_*.json"))
+            refuse_existing(targets, overwrite or (resume and begun))
         if area is not None:
             with faults.collect():
                 area.near(scene)

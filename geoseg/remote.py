@@ -25,7 +25,7 @@ _TRANSFER = {
     "GDAL_HTTP_MULTIPLEX": "YES", "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES", "VSI_CACHE": "TRUE",
     "GDAL_HTTP_MAX_RETRY": "3", "GDAL_HTTP_RETRY_DELAY": "1", "GDAL_HTTP_TIMEOUT": "30",
 }  # fmt: skip
-# Not for the sources of a VRT, some of which may be local and have a .msk file, which this hides.
+# Where a query ends an address, as a signature does, nothing can stand beside it: GDAL would put `.msk` behind the query.
 _WITHOUT_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 # A mask beside a raster is then looked for under its own name alone, not under names that differ in their case.
@@ -101,8 +101,18 @@ class RemoteFile:
 
 
 def local_or_remote(entry: str | Path) -> Path | RemoteFile:
-    """What the user means: an address where it begins like one, else a path."""
-    return RemoteFile(entry) if isinstance(entry, str) and _ADDRESS.match(entry) else Path(entry)
+    """What the user means: an address where it begins like one, else a path.
+
+    Raises:
+        RasterError: it begins like an address, and is none.
+    """
+    if not (isinstance(entry, str) and _ADDRESS.match(entry)):
+        return Path(entry)
+    try:
+        urlsplit(entry)
+    except ValueError as error:
+        raise RasterError(f"{entry}: is no address ({error}); check it") from None
+    return RemoteFile(entry)
 
 
 def refuse_remote(source: RemoteFile, access: Access) -> None:
@@ -120,7 +130,7 @@ def network(source: Path | RemoteFile, access: Access) -> AbstractContextManager
     the network is walled in, whatever it names.
     """
     if isinstance(source, RemoteFile):
-        wanted = _TRANSFER | _WITHOUT_SIDECARS
+        wanted = _TRANSFER | (_WITHOUT_SIDECARS if urlsplit(source.url).query else _BY_NAME)
     elif access.vrt and access.remote:
         wanted = _TRANSFER | _BY_NAME
     else:

@@ -186,7 +186,7 @@ class SceneMap:
         layers = map_layers(run.bundle, names, provenance)
         job = MapJob(
             scene, tuple(sources), run.bundle, layout, run.area,
-            Strips(run.out / f".{scene.name}.strips", scene, layers), options.tta, options.engine, run.precision,
+            Strips(strips_folder(scene, run.out), scene, layers), options.tta, options.engine, run.precision,
             threshold, options.batch_size, options.probabilities,
         )  # fmt: skip
         return cls(scene, names, layers, job, provenance)
@@ -207,6 +207,11 @@ class SceneMap:
 def run_file(scene: Scene, out: Path) -> Path:
     """The run file of a scene's map, which is written last."""
     return out / file_names(scene.name, confidence=False, probabilities=False, polygons=False)["run"]
+
+
+def strips_folder(scene: Scene, out: Path) -> Path:
+    """Where the strips of a scene's map are until it is whole."""
+    return out / f".{scene.name}.strips"
 
 
 def find_earlier(plan: SceneMap, run: MapRun, faults: Faults) -> ScenePrediction | None:

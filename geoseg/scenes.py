@@ -112,9 +112,13 @@ class Scene:
         """Side of a pixel in the map's own metres, which a projection makes longer or shorter than those on the ground.
 
         A degree counts as 111.3 km, and a foot as what it is. None without a CRS.
+
+        Raises:
+            GeoreferenceError: as `pixel_size_m`.
         """
-        if self.crs is None:
+        if self._to_degrees is None:
             return None
+        assert self.crs is not None
         unit = _DEGREE_M if self.crs.is_geographic else self.crs.linear_units_factor[1]
         return math.sqrt(abs(self.transform.determinant)) * unit
 
@@ -154,7 +158,11 @@ class Scene:
     @cached_property
     def _to_degrees(self) -> pyproj.Transformer | None:
         try:
-            return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True) if self.crs else None
+            if self.crs is None:
+                return None
+            if pyproj.CRS.from_user_input(self.crs).is_geocentric:
+                raise pyproj.exceptions.CRSError("it counts from the centre of the earth, and not on a map")
+            return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True)
         except pyproj.exceptions.ProjError as error:
             raise GeoreferenceError(
                 f"{self.path}: its CRS cannot be placed on the earth ({error}); name the right one with: gdal_edit.py -a_srs"
@@ -242,9 +250,9 @@ class SceneReader:
         """
         inside = window.intersection(Window(0, 0, self.scene.width, self.scene.height))
         with reading(self.scene.path), network(self.scene.path, self.scene.access):
-            return self._never_written(inside, sources) or any(
-                _masked_out(file, inside) for file in self._files(sources)
-            )
+            # Of a remote file, an index that could not be fetched looks like one that tells of no block.
+            unwritten = self.scene.remote is None and self._never_written(inside, sources)
+            return unwritten or any(_masked_out(file, inside) for file in self._files(sources))
 
     def _never_written(self, window: Window, sources: Sequence[int]) -> bool:
         """Whether blocks that are not there leave no pixel valid, by the rule of `valid_pixels`."""
@@ -347,8 +355,9 @@ def find_scenes(
     """
     given, scenes = faults, []
     faults = given or Faults()
-    for entry in map(local_or_remote, inputs):
+    for asked in inputs:
         with faults.collect():
+            entry = local_or_remote(asked)
             if stack:
                 scenes.append(_describe_stack(entry, access))
                 continue

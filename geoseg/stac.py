@@ -285,5 +285,5 @@ def _pretrained(training: Mapping[str, Any]) -> str | None:
 
 
 def _code(scene: Scene) -> str | None:
-    authority = scene.crs.to_authority() if scene.crs else None
+    authority = scene.crs.to_authority(confidence_threshold=100) if scene.crs else None
     return ":".join(authority) if authority else None

@@ -20,7 +20,7 @@ import rasterio.shutil
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from geoseg.errors import DiskError, InputError, OutputBusyError, OutputExistsError
+from geoseg.errors import DiskError, FormatError, InputError, OutputBusyError, OutputExistsError
 from geoseg.files import publish, read_json, write_json
 from geoseg.geotiff import BLOCK, TiledWriter, verify, write_cog, writing_raster
 from geoseg.raster import georeference_optional
@@ -119,6 +119,9 @@ class Strips:
         for path in self.folder.glob("strip_*.tif"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+        for path in self.folder.glob("strip_*.json"):
+            if _read_document(path) is None:
+                path.unlink(missing_ok=True)
 
     def _drop_damaged(self) -> None:
         """Take away finished strips that cannot be read back, as after a power cut; they are made again."""
@@ -133,9 +136,8 @@ class Strips:
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """What is known of each finished strip, by its number."""
-        paths = sorted(self.folder.glob("strip_*.json"))
-        documents = [read_json(path, newest=_FORMAT, what="a finished strip") for path in paths]
-        return {document["number"]: document for document in documents}
+        found = (_read_document(path) for path in sorted(self.folder.glob("strip_*.json")))
+        return {document["number"]: document for document in found if document}
 
     @contextmanager
     def kept(self, total: int) -> Iterator[None]:
@@ -236,6 +238,14 @@ class Strip:
         """Stop, finished or not."""
         for raster in self._rasters.values():
             raster.close()
+
+
+def _read_document(path: Path) -> dict[str, Any] | None:
+    """What is known of a finished strip; None where a power cut has left nothing that can be read."""
+    try:
+        return read_json(path, newest=_FORMAT, what="a finished strip")
+    except FormatError:
+        return None
 
 
 def _create(path: Path, scene: Scene, layer: MapLayer, height: int, top: int) -> TiledWriter:

@@ -177,7 +177,11 @@ def train(
     lesson = prepare(plan, folder)
     with stage(out, last=CARD, replaces=_earlier_files(out), overwrite=overwrite or resumed) as staging:
         lesson, fitted = _fit(lesson, machine, checkpoints, resumed, automatic, progress)
-        _write(staging, lesson, fitted, machine)
+        try:
+            _write(staging, lesson, fitted, machine)
+        except LearningError:  # nothing to go on with
+            _clear(checkpoints)
+            raise
     if fitted.finished or isinstance(fitted.interruption, LearningError):
         _clear(checkpoints)
     if fitted.interruption is not None:

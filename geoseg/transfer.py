@@ -84,7 +84,13 @@ def start_from(bundle: Bundle, architecture: Architecture, legend: Legend) -> Se
         else:
             weight.copy_(known[name])
     network.load_state_dict(own)
-    if len(shared) < architecture.classes:
+    if bundle.architecture.classes != architecture.classes and 1 in (architecture.classes, bundle.architecture.classes):
+        loss = bundle.training.get("loss", "bce") if bundle.architecture.classes == 1 else "ce+jaccard"
+        warnings.warn(
+            f"{bundle.path}: has {bundle.architecture.classes} channels and this network {architecture.classes}, so the last "
+            f"layer begins at random; its own, for the same classes, goes on with --loss {loss}", DataWarning, stacklevel=3,
+        )  # fmt: skip
+    elif len(shared) < architecture.classes:
         begin = [name for new, name in enumerate(legend.names) if new not in dict(shared)]
         warnings.warn(
             f"{bundle.path}: knows nothing of {', '.join(begin)}, which begin at random", DataWarning, stacklevel=3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import warnings
@@ -20,6 +21,7 @@ from nursery import nursery
 from rasterio.errors import NotGeoreferencedWarning
 
 import geoseg
+from geoseg import files
 from geoseg.bundle import open_bundle, write_bundle
 from geoseg.engines import OpenVinoEngine
 from geoseg.errors import (
@@ -133,6 +135,57 @@ def test_a_scene_that_has_changed_is_not_taken_up(world):
         scene.write(np.full((1, 9, 9), 77, np.uint8), [1], window=((0, 9), (0, 9)))
     with pytest.raises(InputError, match="of another scene"):
         predict(world, "cut", resume=True)
+
+
+def test_another_scene_of_the_same_size_and_time_is_not_taken_for_it(world):
+    _, expected = predict(world, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "cut", progress=StopAfter(11, KeyboardInterrupt()))
+    other = world / "other" / "scene.tif"
+    other.parent.mkdir()
+    data = bytearray((world / "scene.tif").read_bytes())
+    data[len(data) // 2] ^= 1
+    other.write_bytes(data)
+    times = (world / "scene.tif").stat()
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match="of another scene"):
+        predict(world, "cut", scene="other/scene.tif", resume=True)
+    with pytest.raises(OutputExistsError, match="the map of another model, scene or option is there"):
+        predict(world, "whole", scene="other/scene.tif", resume=True)
+    shutil.copy2(world / "scene.tif", world / "moved.tif")
+    (world / "moved.tif").rename(other)
+    assert predict(world, "cut", scene="other/scene.tif", resume=True)[1] == expected
+
+
+@pytest.mark.parametrize("written", ["<PAMRasterBand band='1'><NoDataValue>7</NoDataValue></PAMRasterBand>",
+                                     "<GeoTransform>500010, 10, 0, 4500000, 0, -10</GeoTransform>"])  # fmt: skip
+def test_what_a_sidecar_says_anew_makes_another_scene(world, written):
+    predict(world, "map")
+    (world / "scene.tif.aux.xml").write_text(f"<PAMDataset>{written}</PAMDataset>")
+    with pytest.raises(OutputExistsError, match="the map of another model, scene or option is there"):
+        predict(world, "map", resume=True)
+
+
+def test_a_run_killed_while_its_files_took_their_names_goes_on(world, monkeypatch):
+    _, expected = predict(world, "whole")
+    settle, moved = files._settle, []
+
+    def settle_some(partial, target):
+        if partial.parent.name == ".unfinished":
+            if len(moved) == 2:
+                monkeypatch.setattr("geoseg.strips.Strips.remove", lambda self: None)
+                raise KeyboardInterrupt  # as a kill, leave what has moved already
+            moved.append(target)
+        settle(partial, target)
+
+    monkeypatch.setattr(files, "_settle", settle_some)
+    with pytest.raises(KeyboardInterrupt):
+        predict(world, "cut")
+    monkeypatch.undo()
+    assert [path for path in moved if path.exists()] == moved != []
+    with pytest.raises(OutputExistsError, match="exists already"):
+        predict(world, "cut")
+    assert predict(world, "cut", resume=True)[1] == expected
 
 
 def test_a_scene_is_the_same_however_its_path_is_spelled(world, monkeypatch):

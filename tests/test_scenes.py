@@ -126,6 +126,13 @@ def test_a_local_crs_is_refused_with_the_file(write_scene):
         _ = describe_scene(path).pixel_size_m
 
 
+def test_a_crs_from_the_centre_of_the_earth_is_refused_with_the_file(write_scene):
+    scene = describe_scene(write_scene("a.tif", np.zeros((2, 2), np.uint8), crs="EPSG:4978"))
+    for size in ("pixel_size_m", "map_pixel_size_m"):
+        with pytest.raises(GeoreferenceError, match=r"a\.tif: its CRS cannot be placed .*centre of the earth"):
+            getattr(scene, size)
+
+
 def test_bounds_of_a_turned_scene_hold_all_four_corners(write_scene):
     straight = describe_scene(write_scene("a.tif", np.zeros((2, 4), np.uint8)))
     assert straight.bounds == (500_000, 4_499_980, 500_040, 4_500_000)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rasterio
 import shapely
@@ -16,7 +17,8 @@ from farm import plough
 import geoseg
 from geoseg.bundle import open_bundle
 from geoseg.errors import InputError
-from geoseg.stac import _plain_name, parse_time
+from geoseg.scenes import describe_scene
+from geoseg.stac import _code, _plain_name, parse_time
 
 jsonschema = pytest.importorskip("jsonschema")
 pystac = pytest.importorskip("pystac")
@@ -139,6 +141,12 @@ def test_a_map_lies_where_its_raster_lies(farm, scene):
     assert all(polygon.exterior.is_ccw for polygon in shape.geoms)
     assert -99 < shape.centroid.x < -98.9
     assert 40.6 < shape.centroid.y < 40.7
+
+
+@pytest.mark.parametrize(("crs", "code"), [("EPSG:32631", "EPSG:32631"), ("+proj=utm +zone=31 +ellps=intl", None),
+                                           ("+proj=utm +zone=31 +ellps=GRS80 +towgs84=100,200,300", None)])  # fmt: skip
+def test_a_crs_that_is_only_like_one_of_a_register_has_no_code(write_scene, crs, code):
+    assert _code(describe_scene(write_scene("a.tif", np.zeros((4, 4), np.uint8), crs=crs))) == code
 
 
 @pytest.mark.filterwarnings("ignore:.*no CRS")

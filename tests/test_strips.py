@@ -152,6 +152,11 @@ def test_strips_that_a_killed_run_has_finished_are_taken_up(tmp_path, rng):
     assert [facts["number"] for facts in strips.finished().values()] == [0, 2]
     assert len(list((tmp_path / "strips").glob("strip_*.tif"))) == 2
     write_strips(strips, pixels, numbers={1})
+    (tmp_path / "strips" / "strip_000002.json").write_text("")  # a power cut
+    assert list(strips.finished()) == [0, 1]
+    strips.begin({"model": "a", "grid": [1]}, resume=True, overwrite=False)
+    assert len(list((tmp_path / "strips").glob("strip_*"))) == 4
+    write_strips(strips, pixels, numbers={2})
     strips.join(CLASSES, tmp_path / "map.tif")
     with open_raster(tmp_path / "map.tif") as dataset:
         assert np.array_equal(dataset.read(), pixels)

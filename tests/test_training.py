@@ -89,6 +89,14 @@ def stop_after(step: int):
     return progress
 
 
+def without_validation(chips: Path, folder: Path) -> Path:
+    shutil.copytree(chips, folder)
+    facts = json.loads((folder / "chips.json").read_text())
+    facts["chips"] = [chip for chip in facts["chips"] if chip["split"] != "val"]
+    (folder / "chips.json").write_text(json.dumps(facts))
+    return folder
+
+
 def cut_off(chips: Path, out: Path, step: int, **options) -> None:
     with pytest.raises(PowerCut):
         geoseg.train(chips, out=out, progress=stop_after(step), **options)
@@ -214,12 +222,37 @@ def test_a_run_killed_before_an_epoch_was_over_begins_from_its_model_again(chips
     assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
+def test_a_run_that_its_time_lets_no_further_says_so(chips, tmp_path):
+    def dawdle(stage: str, done: int, total: int, note: str = "") -> None:
+        time.sleep(0.3)
+
+    cut_off(chips, tmp_path / "cut", 12, **QUICK)
+    with pytest.warns(DataWarning, match="--max-time ended this run before another epoch was over, so it has learned"):
+        geoseg.train(chips, out=tmp_path / "cut", resume=True, max_time="00:00:00:01", progress=dawdle)
+    geoseg.train(chips, out=tmp_path / "cut", resume=True)
+    geoseg.train(chips, out=tmp_path / "whole", **QUICK)
+    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_run_whose_first_model_was_trained_anew_does_not_go_on(chips, tmp_path):
+    geoseg.train(chips, out=tmp_path / "earlier", **QUICK | {"epochs": 1})
+    cut_off(chips, tmp_path / "cut", 12, **QUICK | {"init": tmp_path / "earlier"})
+    geoseg.train(chips, out=tmp_path / "earlier", overwrite=True, **QUICK | {"epochs": 1, "scale": "percentile"})
+    with pytest.raises(MismatchError, match=r"begun from another model than .*earlier holds now; begin anew"):
+        geoseg.train(chips, out=tmp_path / "cut", resume=True)
+
+
+def test_the_history_tells_the_rate_that_an_epoch_ended_with(chips, tmp_path):
+    import csv
+
+    geoseg.train(chips, out=tmp_path / "model", schedule="step:1:0.1", seed=10**18, **QUICK)
+    with open(tmp_path / "model" / "history.csv", encoding="utf-8", newline="") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5])
+
+
 def test_the_last_epoch_is_kept_where_none_is_judged_however_slow_the_disk(chips, tmp_path, monkeypatch):
-    folder = tmp_path / "chips"
-    shutil.copytree(chips, folder)
-    facts = json.loads((folder / "chips.json").read_text())
-    facts["chips"] = [chip for chip in facts["chips"] if chip["split"] != "val"]
-    (folder / "chips.json").write_text(json.dumps(facts))
+    folder = without_validation(chips, tmp_path / "chips")
     monkeypatch.setattr(checkpoints, "_SAVING_SHARE", 1e-9)
     with pytest.warns(DataWarning, match="the last epoch is kept"):
         made = geoseg.train(folder, out=tmp_path / "model", **QUICK)
@@ -295,7 +328,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_state(chips, t
     def poisoned(self, image):
         nonlocal seen
         seen += self.training
-        return forward(self, image) * (float("nan") if seen > 2 * steps else 1)
+        return forward(self, image) * (float("nan") if self.training and seen > 2 * steps else 1)
 
     monkeypatch.setattr(Segmenter, "forward", poisoned)
     with pytest.raises(
@@ -309,6 +342,29 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_state(chips, t
     with pytest.raises(LearningError, match="the loss became nan in epoch 1; use a lower --lr"):
         geoseg.train(chips, out=tmp_path / "other", **QUICK)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*no validation chips")
+@pytest.mark.parametrize("validates", [True, False])
+def test_weights_that_the_last_step_of_an_epoch_has_ruined_are_no_model(chips, tmp_path, validates):
+    folder = chips if validates else without_validation(chips, tmp_path / "chips")
+    ruinous = {"lr": 1e30, "optimizer": "sgd", "schedule": "constant", "epochs": 1, "batch_size": 64, "ema": 0.0}
+    with pytest.raises(
+        LearningError, match=r"the loss became (nan|inf) in epoch 1|the last step has ruined the network"
+    ):
+        geoseg.train(folder, out=tmp_path / "model", **QUICK | ruinous)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_end_as_one_does(chips, tmp_path):
+    ruinous = {"lr": 0.01, "optimizer": "sgd", "schedule": "step:2:1e30", "precision": "fp32", "devices": 2}
+    with pytest.raises(LearningError, match=r"^the loss became nan in epoch 3; .* holds epoch [12], the best so far$"):
+        geoseg.train(chips, out=tmp_path / "ruined", **QUICK | ruinous)
+    assert open_bundle(tmp_path / "ruined").training["epochs_run"] <= 2
+    still = QUICK | {"epochs": 50, "lr": 0.0, "weight_decay": 0.0, "dropout": 0.0}
+    geoseg.train(chips, out=tmp_path / "patient", early_stop=1, schedule="constant", devices=2, **still)
+    assert not (tmp_path / "patient" / "checkpoints").exists()
 
 
 def test_a_batch_too_large_is_halved_and_the_gradients_added_up(chips, tmp_path, monkeypatch):
