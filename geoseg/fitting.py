@@ -87,8 +87,7 @@ class ChipModule(lightning.LightningDataModule):
     def __init__(self, folder: ChipFolder, image: ImageSpec, recipe: Recipe, workers: int, seed: int) -> None:
         super().__init__()
         self._recipe, self._workers = recipe, workers
-        # Never larger than a chip: what is filled up teaches nothing. Always given: pictures differ in size.
-        crop = min(recipe.crop or folder.image.chip_size, folder.image.chip_size)
+        crop = recipe.crop_of(folder.image.chip_size)
         self._train = ChipDataset(
             folder, "train", image, augmentation=parse_augment(recipe.augment), crop=crop, seed=seed
         )

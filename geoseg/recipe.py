@@ -66,6 +66,10 @@ class Recipe:
                 raise ModelError(f"--{name} {getattr(recipe, name)}: known are {', '.join(get_args(words))}")
         return recipe
 
+    def crop_of(self, chip_size: int) -> int:
+        """Rows and columns that a step sees: never more than a chip has, since what is filled up teaches nothing."""
+        return min(self.crop or chip_size, chip_size)
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in JSON files."""
         return asdict(self)

@@ -63,6 +63,8 @@ class Band:
             raise InputError(
                 f"band '{self.name}': source {self.source} and scale {self.scale} found, of which one is impossible"
             )
+        if self.clip[0] > self.clip[1]:
+            raise InputError(f"band '{self.name}': clipped to {self.clip[0]} to {self.clip[1]}, which leaves nothing")
 
 
 @dataclass(frozen=True)

@@ -336,7 +336,8 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
     figure.savefig(staging / CURVES, dpi=120)
     best = fitted.best
     facts = {
-        "recipe": plan.recipe_name, **plan.recipe.to_dict(), "init": plan.init and Path(plan.init).name,
+        "recipe": plan.recipe_name, **plan.recipe.to_dict(),
+        "crop": plan.recipe.crop_of(lesson.folder.image.chip_size), "init": plan.init and Path(plan.init).name,
         "seed": plan.seed, "precision": precision_name(machine.dtype), "device": machine.device.type,
         "devices": machine.devices, "epochs_run": len(rows), "best_epoch": best + 1,
         "stopped": isinstance(fitted.interruption, KeyboardInterrupt | SystemExit),

@@ -549,11 +549,24 @@ def test_one_channel_stands_for_two_classes_and_is_taken_along_only_as_it_was():
     torch.manual_seed(0)
     facts = Architecture("unet", in_channels=3, classes=1, width=2)
     old = facts.build().eval()
-    bundle = SimpleNamespace(path="old", legend=parse_legend("0=soil,1=crop"), architecture=facts, network=lambda: old)
+    bundle = SimpleNamespace(
+        path="old",
+        legend=parse_legend("0=soil,1=crop"),
+        architecture=facts,
+        network=lambda: old,
+        training={"loss": "bce"},
+    )
     head = "segmentation_head.weight"
     assert torch.equal(start_from(bundle, facts, bundle.legend).state_dict()[head], old.state_dict()[head])
-    for architecture, legend in ((facts, "0=crop,1=soil"), (replace(facts, classes=2), "0=soil,1=crop")):
-        with pytest.warns(DataWarning, match="begin at random"):
+    for architecture, legend, said in (
+        (facts, "0=crop,1=soil", "old: knows nothing of crop, soil, which begin at random"),
+        (
+            replace(facts, classes=2),
+            "0=soil,1=crop",
+            r"old: has 1 channels and this network 2, so .* goes on with --loss bce",
+        ),
+    ):
+        with pytest.warns(DataWarning, match=said):
             new = start_from(bundle, architecture, parse_legend(legend))
         assert not torch.equal(new.state_dict()[head][:1], old.state_dict()[head])
 
@@ -622,6 +635,12 @@ def test_every_option_of_a_recipe_is_an_option_of_train():
     import inspect
 
     assert set(Recipe.__dataclass_fields__) <= inspect.signature(geoseg.train).parameters.keys()
+
+
+def test_a_bundle_tells_the_crop_that_was_seen(chips, tmp_path):
+    for crop, seen in ((0, 16), (8, 8), (512, 16)):
+        made = geoseg.train(chips, out=tmp_path / f"{crop}", crop=crop, **QUICK | {"epochs": 1})
+        assert made.training["crop"] == seen
 
 
 def test_weights_of_classes_may_be_numbers(chips, tmp_path):
