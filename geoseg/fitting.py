@@ -187,6 +187,7 @@ def fit(
         except (SystemExit, KeyboardInterrupt) as stop:
             # Lightning turns Ctrl-C into exit(1); the exit of a SIGTERM handler passes as it is.
             interruption = KeyboardInterrupt() if isinstance(stop, SystemExit) and stop.code == 1 else stop
+            _end_processes(trainer)
             heed()  # the best epoch so far is written all the same
         except LearningError as error:
             interruption = error
@@ -215,6 +216,13 @@ def fit(
     finished = len(state["rows"]) >= recipe.epochs or _out_of_patience(callbacks, checkpoints, machine)
     best = int(load_checkpoint(checkpoints / BEST)["epoch"])
     return Fitted(checkpoint_weights(checkpoints / BEST), state["rows"], state["scores"], best, finished, interruption)
+
+
+def _end_processes(trainer: lightning.Trainer) -> None:
+    """End those of `devices`: of two that were told to stop, one may wait for the other for ever, and Python for both."""
+    for process in getattr(trainer.strategy.launcher, "procs", ()):
+        process.kill()
+        process.join()
 
 
 def _out_of_patience(callbacks: Sequence[Any], checkpoints: Path, machine: Machine) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -354,6 +355,40 @@ def test_weights_that_the_last_step_of_an_epoch_has_ruined_are_no_model(chips, t
     ):
         geoseg.train(folder, out=tmp_path / "model", **QUICK | ruinous)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_two_processes_that_are_told_to_stop_do_not_wait_for_each_other(chips, tmp_path):
+    out = tmp_path / "model"
+    command = [
+        sys.executable,
+        "-m",
+        "geoseg",
+        "train",
+        chips,
+        "-o",
+        out,
+        "-q",
+        "--width",
+        "2",
+        "--epochs",
+        "9999",
+        "--devices",
+        "2",
+    ]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        while not (out / "checkpoints" / checkpoints.PREVIOUS).exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(0.9)
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            assert process.wait(60) == 143
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert open_bundle(out).stopped
 
 
 @pytest.mark.slow
