@@ -31,6 +31,19 @@ class MirroredConv2d(nn.Conv2d):
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
+class PaddedConv2d(nn.Conv2d):
+    """A convolution whose zeros are laid around the map before it begins.
+
+    In bfloat16 on AMX, oneDNN leaves parts of the gradient unwritten where a kernel is much larger than the map (torch 2.14,
+    7 x 7 on 1 x 1): what stood in memory is learned.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, in_channels, rows, cols) to (batch, out_channels, ...), as `nn.Conv2d`."""
+        padded = F.pad(image, self._reversed_padding_repeated_twice)
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
 def reflect_borders(network: nn.Module, encoder: str) -> None:
     """Make convolutions mirror the map at its border, all but the widely dilated ones.
 
@@ -48,7 +61,7 @@ def reflect_borders(network: nn.Module, encoder: str) -> None:
         if not 0 < max(border) <= _WIDEST_REFLECTION:
             continue
         # What the `forward` of these does beside the convolution is no more than to pad with zeros.
-        known = type(conv).forward in (nn.Conv2d.forward, MirroredConv2d.forward)
+        known = type(conv).forward in (nn.Conv2d.forward, MirroredConv2d.forward, PaddedConv2d.forward)
         if not known and type(conv).__name__ not in _SAME_CONVOLUTIONS:
             raise ModelError(
                 f"{encoder} pads inside its own {type(conv).__name__}, where reflection cannot reach: use --padding zeros"

@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from geoseg.borders import PaddedConv2d
+
 _CLASSIFIER_CHANNELS = 4096
 _DEEPEST = 5  # a map of stride 32
 
@@ -97,7 +99,7 @@ def _classifier(channels: int, dropout: float) -> nn.Sequential:
     """VGG's fully connected layers as convolutions: the first saw the 7 x 7 pixels of its deepest map."""
     wide = _CLASSIFIER_CHANNELS
     return nn.Sequential(
-        nn.Conv2d(channels, wide, 7, padding=3), nn.ReLU(), nn.Dropout2d(dropout),
+        PaddedConv2d(channels, wide, 7, padding=3), nn.ReLU(), nn.Dropout2d(dropout),
         nn.Conv2d(wide, wide, 1), nn.ReLU(), nn.Dropout2d(dropout),
     )  # fmt: skip
 

@@ -352,12 +352,23 @@ def _write(staging: Path, lesson: Lesson, fitted: Fitted, machine: Machine) -> N
 
 
 def _reach(lesson: Lesson, weights: dict[str, torch.Tensor]) -> dict[int, float]:
-    """How far the network looks, on some chips spread over those it has learned from."""
-    network = lesson.architecture.build()
+    """How far the network looks, on some chips spread over those it has learned from.
+
+    Raises:
+        LearningError: what it says of them are no numbers.
+    """
+    network = lesson.architecture.build().eval()
     network.load_state_dict(weights)
     chips = lesson.folder.of("train")
-    images = (lesson.folder.read(chip)[:2] for chip in chips[:: -(-len(chips) // _REACH_CHIPS)])
-    return measure_reach(network.eval(), (torch.from_numpy(lesson.image.normalise(*image)) for image in images))
+    pixels = (lesson.folder.read(chip)[:2] for chip in chips[:: -(-len(chips) // _REACH_CHIPS)])
+    images = [torch.from_numpy(lesson.image.normalise(*image)) for image in pixels]
+    with torch.inference_mode():
+        if not all(torch.isfinite(network(image[None])).all() for image in images):
+            raise LearningError(
+                "the last step has ruined the network: it tells no number of a training chip; use a lower --lr, --gradient-clip 1 "
+                "or --precision fp32"
+            )
+    return measure_reach(network, images)
 
 
 def _write_history(path: Path, rows: list[dict[str, Any]]) -> None:

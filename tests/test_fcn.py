@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from geoseg.borders import PaddedConv2d
 from geoseg.errors import ModelError
 from geoseg.fcn import FeatureDecoder, ScoreDecoder, VGGPools
 from geoseg.models import create_model
@@ -39,7 +40,7 @@ def test_fcn8s_is_vgg16_with_its_classifier_as_convolutions():
     with torch.device("meta"):
         decoder = ScoreDecoder([3, 64, 128, 256, 512, 512], 21, finest=8, dropout=0.5, classifier=True)
     conv6, conv7 = decoder.classifier[0], decoder.classifier[3]
-    assert kinds(decoder.classifier) == 2 * ["Conv2d", "ReLU", "Dropout2d"]
+    assert kinds(decoder.classifier) == ["PaddedConv2d", "ReLU", "Dropout2d", "Conv2d", "ReLU", "Dropout2d"]
     assert (conv6.in_channels, conv6.out_channels, conv6.kernel_size) == (512, 4096, (7, 7))
     assert (conv7.in_channels, conv7.out_channels, conv7.kernel_size) == (4096, 4096, (1, 1))
     assert [score.in_channels for score in decoder.scores] == [4096, 512, 256]  # fc7, pool4, pool3
@@ -62,6 +63,21 @@ def test_scores_of_each_depth_are_added(finest, skips):
     assert len(decoder.ups) == len(skips)
     torch.testing.assert_close(decoder(maps), expected)
     assert expected.shape == (1, 2, 64, 64)
+
+
+def test_where_a_kernel_is_larger_than_the_map_its_gradient_is_whole():
+    """On AMX, that of torch's own convolution holds what stood in memory before."""
+    found = []
+    for precise in (True, False):
+        torch.manual_seed(0)
+        conv, image = PaddedConv2d(256, 64, 7, padding=3), torch.randn(4, 256, 1, 1, requires_grad=True)
+        littered = [torch.full((256 * 64 * 49,), 1e36, dtype=torch.bfloat16) for _ in range(4)]
+        del littered
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
+            told = conv(image)
+        told.float().square().sum().backward()
+        found.append(conv.weight.grad)
+    assert (found[0] - found[1]).abs().max() < 0.02 * found[0].abs().max()
 
 
 def test_fcn_resnet18_is_features_a_score_and_one_transposed_convolution():
