@@ -18,6 +18,9 @@ from geoseg.optimisation import create_optimizer, parse_schedule
 from geoseg.progress import Progress
 from geoseg.recipe import Recipe
 
+REMEDY = "use a lower --lr, --gradient-clip 1 or --precision fp32"
+"""What to do about a network that tells no numbers any more."""
+
 
 class SegmentationTask(lightning.LightningModule):
     """Learns chips with a loss, and judges itself on the validation chips after each epoch.
@@ -55,10 +58,7 @@ class SegmentationTask(lightning.LightningModule):
 
     def _refuse_lost(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            raise LearningError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}; use a lower --lr, --gradient-clip 1 or "
-                "--precision fp32"
-            )
+            raise LearningError(f"the loss became {loss.item()} in epoch {self.current_epoch + 1}; {REMEDY}")
 
     def on_validation_epoch_start(self) -> None:
         self._confusion[:] = 0
@@ -66,9 +66,8 @@ class SegmentationTask(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         logits = self(batch[0])
         loss = self.loss(logits, batch[1])
-        self._refuse_lost(
-            loss
-        )  # the last step of an epoch may have ruined the weights, which would map as the first class
+        # The last step of an epoch may have ruined the weights, which would map all as the first class.
+        self._refuse_lost(loss)
         self.log("val_loss", loss, batch_size=len(batch[0]), sync_dist=True)
         predicted = class_logits(logits).argmax(dim=1).to(torch.uint8).cpu().numpy()
         reference = batch[1].to(torch.uint8).cpu().numpy()

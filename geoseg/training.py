@@ -26,7 +26,7 @@ from geoseg.errors import DataWarning, Faults, GeosegError, InputError, Learning
 from geoseg.figures import draw_curves
 from geoseg.files import publish, refuse_existing, stage, write_json
 from geoseg.fitting import Fitted, Machine, fit
-from geoseg.learning import SegmentationTask
+from geoseg.learning import REMEDY, SegmentationTask
 from geoseg.pictures import open_samples
 from geoseg.plan import Lesson, make_plan, prepare, read_plan
 from geoseg.progress import Progress, silent
@@ -365,8 +365,7 @@ def _reach(lesson: Lesson, weights: dict[str, torch.Tensor]) -> dict[int, float]
     with torch.inference_mode():
         if not all(torch.isfinite(network(image[None])).all() for image in images):
             raise LearningError(
-                "the last step has ruined the network: it tells no number of a training chip; use a lower --lr, --gradient-clip 1 "
-                "or --precision fp32"
+                f"the last step has ruined the network: it tells no number of a training chip; {REMEDY}"
             )
     return measure_reach(network, images)
 

@@ -98,6 +98,11 @@ def without_validation(chips: Path, folder: Path) -> Path:
     return folder
 
 
+def dawdle(stage: str, done: int, total: int, note: str = "") -> None:
+    """A progress that makes steps longer than an epoch of them may take."""
+    time.sleep(0.3)
+
+
 def cut_off(chips: Path, out: Path, step: int, **options) -> None:
     with pytest.raises(PowerCut):
         geoseg.train(chips, out=out, progress=stop_after(step), **options)
@@ -202,9 +207,6 @@ def test_a_run_that_its_time_has_ended_can_be_gone_on_with(chips, tmp_path, monk
 
 
 def test_a_time_too_short_for_an_epoch_makes_no_model(chips, tmp_path):
-    def dawdle(stage: str, done: int, total: int, note: str = "") -> None:
-        time.sleep(0.3)
-
     with pytest.raises(
         LearningError, match="--max-time ended training before the first epoch was over, so there is no"
     ):
@@ -224,9 +226,6 @@ def test_a_run_killed_before_an_epoch_was_over_begins_from_its_model_again(chips
 
 
 def test_a_run_that_its_time_lets_no_further_says_so(chips, tmp_path):
-    def dawdle(stage: str, done: int, total: int, note: str = "") -> None:
-        time.sleep(0.3)
-
     cut_off(chips, tmp_path / "cut", 12, **QUICK)
     with pytest.warns(DataWarning, match="--max-time ended this run before another epoch was over, so it has learned"):
         geoseg.train(chips, out=tmp_path / "cut", resume=True, max_time="00:00:00:01", progress=dawdle)
